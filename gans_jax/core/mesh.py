@@ -1,0 +1,225 @@
+"""Devices: one mesh with axes ('data', 'model'), for one device or thousands.
+
+Axis types are Auto: the compiler places the work, and the few constraints
+below say what it may not decide for itself.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import re
+
+import jax
+from jax.sharding import NamedSharding
+import numpy as np
+
+from gans_jax.core import errors
+
+P = jax.sharding.PartitionSpec
+AXES = ('data', 'model')
+
+
+def make(data: int = -1, model: int = 1,
+         devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+  """Builds the mesh.
+
+  Args:
+    data: devices along the batch; -1 takes all that are left.
+    model: devices along which parameters may be split.
+    devices: the devices to use, all of the job's by default.
+
+  Raises:
+    UserError: the sizes do not fit the number of devices.
+  """
+  devices = list(jax.devices() if devices is None else devices)
+  if model < 1 or len(devices) % model:
+    raise errors.UserError(
+        f'mesh.model is {model}, but there are {len(devices)} devices: the '
+        'number of devices must be a multiple of it. Set --config.mesh.model '
+        'to a divisor.')
+  if data == -1:
+    data = len(devices) // model
+  if data < 1 or data * model > len(devices):
+    raise errors.UserError(
+        f'mesh.data x mesh.model is {data} x {model}, but there are '
+        f'{len(devices)} devices. Use --config.mesh.data=-1 for all of them.')
+  used = data * model
+  if jax.process_count() > 1 and used != len(devices):
+    raise errors.UserError(
+        f'mesh.data x mesh.model is {data} x {model} = {used}, but the '
+        f'{jax.process_count()} processes hold {len(devices)} devices, and '
+        'in a run of several processes all must take part. Use '
+        '--config.mesh.data=-1.')
+  if used == len(jax.devices()):
+    from jax.experimental import mesh_utils
+
+    grid = mesh_utils.create_device_mesh((data, model), devices=devices)
+  else:
+    grid = np.asarray(devices[:used]).reshape(data, model)
+  return jax.sharding.Mesh(grid, AXES)
+
+
+def check_batch(batch_size: int, microbatches: int,
+                mesh: jax.sharding.Mesh) -> None:
+  """Refuses a batch that does not split evenly over microbatches and mesh."""
+  devices = mesh.shape['data']
+  if batch_size % (devices * microbatches):
+    raise errors.UserError(
+        f'batch_size is {batch_size}, which does not split into '
+        f'{microbatches} microbatch(es) on {devices} device(s) along the '
+        f"mesh axis 'data': it must be a multiple of "
+        f'{devices * microbatches}. Set --config.batch_size, '
+        '--config.microbatches or --config.mesh.data.')
+
+
+def shard_batch(tree, axis: int = 0):
+  """Constrains the batch axis of every array to the mesh axis 'data'.
+
+  Without it, an array drawn inside jit is computed whole by every device.
+  Outside a mesh (plain unit tests) it does nothing.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or 'data' not in mesh.axis_names:
+    return tree
+  spec = P(*([None] * axis), 'data')
+  return jax.tree.map(
+      lambda x: jax.lax.with_sharding_constraint(x, spec), tree)
+
+
+def replicate(tree):
+  """Constrains every array to be whole on every device."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return tree
+  return jax.tree.map(
+      lambda x: jax.lax.with_sharding_constraint(x, P()), tree)
+
+
+def batch_sharding(mesh: jax.sharding.Mesh, axis: int = 0) -> NamedSharding:
+  """Sharding of an array whose axis number `axis` is the batch."""
+  return NamedSharding(mesh, P(*([None] * axis), 'data'))
+
+
+def to_global(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh,
+              axis: int = 1) -> dict[str, jax.Array]:
+  """Makes global arrays of this process's rows of a batch.
+
+  Args:
+    batch: host arrays whose axis number `axis` holds this process's examples.
+    mesh: the mesh.
+    axis: 1 for the training layout [n_sub, batch, ...].
+  """
+  sharding = batch_sharding(mesh, axis)
+  return {
+      name: jax.make_array_from_process_local_data(sharding, value)
+      for name, value in batch.items()
+  }
+
+
+def to_host(tree):
+  """Returns global arrays as whole NumPy arrays on every process."""
+  if jax.process_count() == 1:
+    return jax.tree.map(np.asarray, tree)
+  from jax.experimental import multihost_utils
+
+  def fetch(x):
+    if x.is_fully_replicated or x.is_fully_addressable:
+      return np.asarray(x)
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+  return jax.tree.map(fetch, tree)
+
+
+def path_name(path) -> str:
+  """Returns 'params/G/Dense_0/kernel' for a key path of a tree."""
+  parts = []
+  for entry in path:
+    for attribute in ('key', 'name', 'idx'):
+      if hasattr(entry, attribute):
+        parts.append(str(getattr(entry, attribute)))
+        break
+  return '/'.join(parts)
+
+
+def split_largest_axis(shape: Sequence[int], model: int,
+                       at_least: int = 2**14) -> P:
+  """Spec that splits the largest axis divisible by `model` over 'model'.
+
+  Arrays of fewer than `at_least` elements stay whole: moving them costs more
+  than holding them. Of equal axes the last is taken (output channels).
+  """
+  if model == 1 or int(np.prod(shape)) < at_least:
+    return P()
+  sizes = [n if n % model == 0 else 0 for n in shape]
+  best = max(sizes, default=0)
+  if best == 0:
+    return P()
+  axis = len(sizes) - 1 - sizes[::-1].index(best)
+  return P(*([None] * axis), 'model')
+
+
+# (pattern of the path, rule): the first that matches decides. 'split' is
+# `split_largest_axis`, 'replicate' keeps the array whole.
+Rules = Sequence[tuple[str, str]]
+DEFAULT_RULES: Rules = (
+    (r'^(params|opt|ema)/', 'split'),
+    (r'.*', 'replicate'),
+)
+
+
+def shardings(abstract_state, mesh: jax.sharding.Mesh,
+              rules: Rules = DEFAULT_RULES):
+  """Gives every array of a state its sharding by regular expressions.
+
+  Args:
+    abstract_state: tree of ShapeDtypeStruct, from `jax.eval_shape`.
+    mesh: the mesh.
+    rules: pairs (regular expression searched in the path, rule name).
+
+  Returns:
+    A tree of NamedSharding of the same structure.
+  """
+  model = mesh.shape['model']
+
+  def one(path, leaf):
+    name = path_name(path)
+    for pattern, rule in rules:
+      if re.search(pattern, name):
+        if rule == 'split' and not jax.dtypes.issubdtype(
+            leaf.dtype, jax.dtypes.prng_key):
+          return NamedSharding(mesh, split_largest_axis(leaf.shape, model))
+        return NamedSharding(mesh, P())
+    raise errors.UserError(
+        f'No sharding rule matches {name!r}; end the rules with '
+        "('.*', 'replicate').")
+
+  return jax.tree_util.tree_map_with_path(one, abstract_state)
+
+
+def initialize_distributed(coordinator: str | None, processes: int | None,
+                           process_id: int | None, auto: bool) -> None:
+  """Joins the processes of a job, before any device is touched.
+
+  Args:
+    coordinator: 'host:port' of process 0, or None.
+    processes: number of processes.
+    process_id: this process's number.
+    auto: take all three from the cluster (TPU pod, SLURM, Kubernetes, MPI).
+
+  Raises:
+    UserError: half of the settings are missing, or no cluster was found.
+  """
+  given = [x is not None for x in (coordinator, processes, process_id)]
+  if not any(given) and not auto:
+    return
+  if any(given) and not all(given):
+    raise errors.UserError(
+        'Of --coordinator, --num_processes and --process_id only some were '
+        'given; a run of several processes needs all three (or '
+        '--distributed on a cluster that JAX knows).')
+  try:
+    jax.distributed.initialize(coordinator, processes, process_id)
+  except ValueError as error:
+    raise errors.UserError(
+        f'--distributed found no cluster to join: {error}. Give '
+        '--coordinator=HOST:PORT --num_processes=N --process_id=I instead.'
+    ) from error

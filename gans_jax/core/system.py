@@ -1,0 +1,73 @@
+"""The contract between a paper's module and everything else.
+
+A system is a frozen dataclass `System` in gans_jax/systems/<name>.py, made by
+that module's `create(config, spec)`; there is no class to inherit from. The
+module also has `default_config()`, a ConfigDict with every key of `model`,
+`optimizer`, `loss` and whatever else the system reads.
+
+Members of a System:
+  nets: {name: linen module}.
+  players: {player: tuple of nets}, what one optimizer updates.
+  requires: batch keys it needs.
+  conditions: names of what `generate` can be conditioned on ('label').
+  options: names of what `generate` takes as keyword arguments.
+  batches_per_step: batches that one train step consumes (n_critic).
+  init(key) -> TrainState.
+  train_step(state, batch, frozen) -> (state, logs): pure, jitted by the
+    caller. Batch leaves are [batches_per_step, B, ...]; logs are float32
+    scalars named 'loss/d', 'logits/real', ...
+  latents(keys [N]) -> z [N, ...].
+  generate(variables, keys [N], conditions, **options) -> float32
+    [N, H, W, C] in [-1, 1]. Image i depends on keys[i] and on row i of the
+    conditions alone. `conditions` may hold 'z' to replace the latents.
+  outputs: {name: fn(variables, batch, keys)} for paired tasks.
+  frozen() -> pretrained constants, neither trained nor checkpointed.
+"""
+
+import jax
+
+from gans_jax.core import config as config_lib
+from gans_jax.core import errors
+from gans_jax.data import spec as spec_lib
+
+
+def create(config: config_lib.ConfigDict, spec: spec_lib.DataSpec):
+  """Builds the system that a config names.
+
+  Args:
+    config: a full config, as `config.base` gives.
+    spec: facts about the data.
+
+  Raises:
+    UserError: no such system, a value it refuses, or batch keys that the
+      data set does not have.
+  """
+  system = config_lib.system_module(config.system).create(config, spec)
+  missing = [key for key in system.requires if key not in spec.keys]
+  if missing:
+    hint = ''
+    if 'label' in missing:
+      hint = (" For labels set --config.data.labels (such as 'class'; emoji: "
+              "'group', 'subgroup', 'tone', 'vendor').")
+    raise errors.UserError(
+        f'The system {config.system!r} needs {", ".join(missing)} in every '
+        f'batch, but the data source {config.data.source!r} with '
+        f'data.labels={config.data.labels!r} gives only '
+        f'{", ".join(spec.keys)}.{hint}')
+  return system
+
+
+def abstract_state(system, seed: int = 0):
+  """Returns the TrainState as shapes, without computing anything."""
+  return jax.eval_shape(system.init, jax.random.key(seed))
+
+
+def check_square_power_of_two(system: str, spec: spec_lib.DataSpec,
+                              smallest: int) -> None:
+  """Refuses resolutions that are not a power of two of at least `smallest`."""
+  r = spec.resolution
+  if r < smallest or r & (r - 1):
+    raise errors.UserError(
+        f'The system {system!r} supports resolutions that are powers of two '
+        f'from {smallest} on, but data.resolution is {r}. Set '
+        f'--config.data.resolution (28-pixel data sets: 32).')
