@@ -1,0 +1,1 @@
+"""Official checkpoints, read without running anything that they contain."""

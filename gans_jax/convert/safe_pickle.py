@@ -1,0 +1,88 @@
+"""Unpickling that can call nothing but what the caller names.
+
+The ordinary unpickler imports and calls any function that the file asks for.
+Here every global of the file is looked up in a table of stand-ins given by
+the caller; a name outside the table ends the reading with an error.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import pickle
+from typing import Any
+from typing import BinaryIO
+
+from gans_jax.core import errors
+
+
+class Call:
+  """A callable that the file can call, and neither inspect nor change.
+
+  Pickle's BUILD opcode sets attributes on any object it is handed. A plain
+  function would accept a new `__defaults__`; this refuses.
+  """
+
+  __slots__ = ('_function',)
+
+  def __init__(self, function: Callable[..., Any]):
+    object.__setattr__(self, '_function', function)
+
+  def __call__(self, *args):
+    return self._function(*args)
+
+  def __setattr__(self, name, value):
+    raise pickle.UnpicklingError(f'the file sets the attribute {name}')
+
+
+class _Unpickler(pickle.Unpickler):
+
+  def __init__(self, file, name, allowed, persistent):
+    super().__init__(file)
+    self._name = name
+    self._allowed = allowed
+    self._persistent = persistent
+
+  def find_class(self, module: str, name: str):
+    try:
+      return self._allowed[f'{module}.{name}']
+    except KeyError:
+      raise errors.UserError(
+          f'{self._name} asks for {module}.{name} while it is unpickled. Only '
+          f'plain values and {", ".join(sorted(self._allowed)) or "nothing"} '
+          'are read, because anything else may run code. Save the file again '
+          'with its weights alone (in PyTorch: a state_dict).') from None
+
+  def persistent_load(self, pid):
+    if self._persistent is None:
+      raise pickle.UnpicklingError('unexpected persistent id')
+    return self._persistent(pid)
+
+
+def load(
+    file: BinaryIO,
+    name: str,
+    allowed: Mapping[str, Any],
+    persistent: Callable[[Any], Any] | None = None,
+) -> Any:
+  """Reads one pickle from `file`, leaving it just behind the pickle.
+
+  Args:
+    file: open binary file with `read`, `readline` and `readinto`.
+    name: what errors call the file.
+    allowed: 'module.name' as the file writes it -> what stands for it. Give
+      classes that pickle cannot change (built-in types) or `Call` objects.
+    persistent: maps the persistent ids of the file to objects.
+
+  Returns:
+    The object.
+
+  Raises:
+    UserError: a global outside `allowed`, or damaged data.
+  """
+  try:
+    return _Unpickler(file, name, allowed, persistent).load()
+  except errors.UserError:
+    raise
+  except Exception as e:  # Damaged pickles raise nearly every type there is.
+    raise errors.UserError(
+        f'{name} is no readable pickle ({type(e).__name__}: {e}). The file is '
+        'damaged or of another kind; fetch it again.') from e

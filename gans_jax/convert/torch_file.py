@@ -1,0 +1,169 @@
+"""Reads PyTorch checkpoints (.pth, .pt) into NumPy, without PyTorch.
+
+Two layouts exist. Since PyTorch 1.6 a checkpoint is a zip archive: `data.pkl`
+names storages by key, and `data/KEY` holds the raw bytes of each. Before, it
+was one stream: three header pickles (magic number, protocol version, facts on
+the machine), the object, the list of storage keys, and then for every key an
+int64 count and the raw elements.
+
+In both, a tensor is (storage, offset, size, stride) with offset and stride in
+elements. Strides matter: files hold transposed tensors as transposed.
+"""
+
+import collections
+import os
+from typing import Any
+from typing import BinaryIO
+import zipfile
+
+import ml_dtypes
+import numpy as np
+
+from gans_jax.convert import safe_pickle
+from gans_jax.core import errors
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+
+_DTYPES = {
+    'DoubleStorage': np.float64,
+    'FloatStorage': np.float32,
+    'HalfStorage': np.float16,
+    'BFloat16Storage': ml_dtypes.bfloat16,
+    'LongStorage': np.int64,
+    'IntStorage': np.int32,
+    'ShortStorage': np.int16,
+    'CharStorage': np.int8,
+    'ByteStorage': np.uint8,
+    'BoolStorage': np.bool_,
+}
+
+
+def load(path: str | os.PathLike) -> Any:
+  """Returns what `torch.save` wrote, with NumPy arrays for tensors.
+
+  Arrays of one storage share memory, as the tensors did, and keep the strides
+  of the file. Dictionaries, lists, tuples, numbers and strings come back as
+  they are. Nothing in the file is executed.
+
+  Raises:
+    UserError: missing, damaged or truncated file, or objects other than those.
+  """
+  name = os.fspath(path)
+  try:
+    with open(path, 'rb') as file:
+      if zipfile.is_zipfile(file):
+        return _load_zip(file, name)
+      file.seek(0)
+      return _load_legacy(file, name)
+  except OSError as e:
+    raise errors.UserError(
+        f'{name} cannot be read: {e.strerror or e}. Expected a PyTorch '
+        'checkpoint; check the path.') from e
+
+
+def _load_zip(file: BinaryIO, name: str) -> Any:
+  try:
+    archive = zipfile.ZipFile(file)
+    pickles = [n for n in archive.namelist() if n.endswith('/data.pkl')]
+    if len(pickles) != 1:
+      raise errors.UserError(
+          f'{name} is a zip archive with {len(pickles)} entries called '
+          'data.pkl; a PyTorch checkpoint has one. Check the path.')
+    root = pickles[0].removesuffix('data.pkl')
+    if root + 'byteorder' in archive.namelist():
+      order = archive.read(root + 'byteorder').decode()
+      if order != 'little':
+        raise errors.UserError(
+            f'{name} was saved with byte order {order!r}; only little-endian '
+            'files are read. Save it again on a little-endian machine.')
+
+    storages = {}
+
+    def storage(pid):
+      kind, storage_type, key, _, numel = pid
+      dtype = np.dtype(_DTYPES[storage_type])
+      if kind != 'storage' or numel < 0:
+        raise ValueError(f'unexpected storage {pid!r}')
+      if key not in storages:
+        entry = archive.getinfo(f'{root}data/{key}')
+        if entry.file_size != numel * dtype.itemsize:
+          raise ValueError(f'storage {key} holds {entry.file_size} bytes, not '
+                           f'{numel} x {dtype.itemsize}')
+        # A bytearray, not bytes: arrays that callers may write to.
+        storages[key] = np.frombuffer(
+            bytearray(archive.read(entry)), dtype)
+      return storages[key]
+
+    with archive.open(pickles[0]) as stream:
+      return safe_pickle.load(stream, name, _allowed(), storage)
+  except zipfile.BadZipFile as e:
+    raise errors.UserError(
+        f'{name} is a damaged zip archive ({e}); fetch it again.') from e
+
+
+def _load_legacy(file: BinaryIO, name: str) -> Any:
+  header = [safe_pickle.load(file, name, {}) for _ in range(3)]
+  if header[0] != _MAGIC or header[1] != _PROTOCOL:
+    raise errors.UserError(
+        f'{name} is a pickle but no PyTorch checkpoint (its first two entries '
+        f'are {header[0]!r:.40} and {header[1]!r:.40}). Check the path.')
+  size = os.fstat(file.fileno()).st_size
+  storages = {}
+
+  def storage(pid):
+    kind, storage_type, key, _, numel, view = pid
+    dtype = np.dtype(_DTYPES[storage_type])
+    if kind != 'storage' or numel < 0:
+      raise ValueError(f'unexpected storage {pid!r}')
+    if key not in storages:
+      if numel * dtype.itemsize > size:
+        raise ValueError(f'storage {key} is larger than the file')
+      # Filled below: the elements come after the tensors that view them.
+      storages[key] = np.zeros(numel, dtype)
+    if view is None:
+      return storages[key]
+    _, offset, count = view
+    return storages[key][offset:offset + count]
+
+  value = safe_pickle.load(file, name, _allowed(), storage)
+  keys = safe_pickle.load(file, name, {})
+  if set(keys) != set(storages):
+    raise errors.UserError(
+        f'{name} lists storages that its tensors do not use, or the reverse; '
+        'the file is damaged, fetch it again.')
+  for key in keys:
+    count = int.from_bytes(file.read(8), 'little')
+    if count != storages[key].size or file.readinto(
+        storages[key].view(np.uint8)) != storages[key].nbytes:
+      raise errors.UserError(
+          f'{name} ends early or is damaged: storage {key} should hold '
+          f'{storages[key].size} elements. Fetch the file again.')
+  return value
+
+
+def _allowed() -> dict[str, Any]:
+  """The globals of a state_dict."""
+  allowed = {
+      'collections.OrderedDict': collections.OrderedDict,
+      'torch.Size': safe_pickle.Call(tuple),
+      'torch._utils._rebuild_tensor_v2': safe_pickle.Call(_tensor),
+      'torch._utils._rebuild_parameter': safe_pickle.Call(
+          lambda data, requires_grad, hooks: data),
+  }
+  # Names, not dtypes: pickle can call `__setstate__` of a NumPy dtype.
+  allowed.update({f'torch.{name}': name for name in _DTYPES})
+  return allowed
+
+
+def _tensor(storage, offset, size, stride, *_):
+  """The strided view of a 1-D storage; all arguments in elements."""
+  last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+  if min((offset, *size, *stride)) < 0 or (
+      0 not in size and last >= storage.size):
+    raise ValueError(f'a tensor of size {size}, stride {stride} and offset '
+                     f'{offset} leaves its storage of {storage.size}')
+  if 0 in size:
+    return np.empty(size, storage.dtype)
+  return np.lib.stride_tricks.as_strided(
+      storage[offset:], size, [s * storage.itemsize for s in stride])
