@@ -18,6 +18,7 @@ setuptools.setup(
         'orbax-checkpoint>=0.11.30',
         'grain>=0.2.14',
         'tensorflow-datasets>=4.9.9',
+        'importlib-resources',  # TFDS imports it and does not ask for it.
         'ml-collections>=1.1.0',
         'chex>=0.1.90',
         'absl-py>=2.1',
