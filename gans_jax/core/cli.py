@@ -2,6 +2,8 @@
 
 import argparse
 from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
 import logging
 import os
 import sys
@@ -9,6 +11,7 @@ import textwrap
 import traceback
 
 from gans_jax.core import errors
+from gans_jax.core import logging as logging_lib
 
 DONE = 0
 UNEXPECTED = 1
@@ -56,7 +59,8 @@ def call(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
   quiet_libraries()
   debug = '--debug' in argv
   try:
-    return main(argv) or DONE
+    with _console():
+      return main(argv) or DONE
   except errors.UserError as error:
     if debug:
       traceback.print_exc()
@@ -80,9 +84,25 @@ def call(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     return UNEXPECTED
 
 
+@contextlib.contextmanager
+def _console() -> Iterator[None]:
+  """Sends `logging` to stderr while it is entered.
+
+  Before any import: absl, when it finds no handler, installs its own, and
+  everything would be said twice.
+  """
+  handler = logging_lib.Console()
+  logging.getLogger().addHandler(handler)
+  try:
+    yield
+  finally:
+    logging.getLogger().removeHandler(handler)
+
+
 def quiet_libraries() -> None:
   """Keeps the console for what the user needs to know."""
   for name in ('absl', 'orbax', 'jax', 'grain', 'tensorflow_datasets'):
     logging.getLogger(name).setLevel(logging.ERROR)
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  # XLA's CPU client logs every cache miss and feature mismatch as an error.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ.setdefault('GRPC_VERBOSITY', 'ERROR')

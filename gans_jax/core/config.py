@@ -14,6 +14,7 @@ import json
 import math
 import os
 import sys
+import traceback
 from typing import Any
 
 from ml_collections import config_dict
@@ -71,7 +72,7 @@ def data_config(**values) -> ConfigDict:
       background=255,            # grey behind transparent pixels
       pairs=False,
       split='train',
-      limit=0,                   # first N examples only; 0 = all
+      limit=0,                   # a fixed random subset of N; 0 = all
       flip=False,                # random left-right flips
       workers=0,                 # 0: threads in the process
       prefetch=2,
@@ -193,16 +194,34 @@ def load(spec: str) -> ConfigDict:
   except SyntaxError as error:
     raise errors.UserError(
         f'The config file {path} is not valid Python: {error}.') from error
+  except errors.UserError:
+    raise
+  except Exception as error:
+    raise errors.UserError(
+        f'The config file {path} cannot be run: {_where(error, path)}'
+        f'{type(error).__name__}: {error}. Correct it there.') from error
   if not hasattr(module, 'get_config'):
     raise errors.UserError(
         f'The config file {path} has no function get_config(arg).')
   try:
-    return module.get_config(arg)
-  except (AttributeError, KeyError) as error:
-    # A locked ConfigDict raises these for keys it does not have.
+    config = module.get_config(arg)
+  except (AttributeError, KeyError, TypeError) as error:
+    # A locked ConfigDict raises these.
     raise errors.UserError(
-        f'The config file {path} sets a key that does not exist: '
-        f'{error}') from error
+        f'The config file {path} sets a key that does not exist, or a value '
+        f'of another type: {_where(error, path)}{error}') from error
+  if not isinstance(config, ConfigDict):
+    raise errors.UserError(
+        f'get_config(arg) of {path} returned {type(config).__name__}, '
+        'expected the ConfigDict that base(system) gives.')
+  return config
+
+
+def _where(error: BaseException, path: str) -> str:
+  """Returns 'line 12: ', the last line of `path` on the way to `error`."""
+  lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+           if frame.filename == path]
+  return f'line {lines[-1]}: ' if lines else ''
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -378,6 +397,15 @@ def validate(config: ConfigDict) -> None:
   if config.log_every == 0:
     raise errors.UserError('config.log_every is 0, must be >= 1: the alarms '
                            'look at what is logged.')
+  for key in ('rows', 'columns'):
+    if config.sample[key] < 1:
+      raise errors.UserError(
+          f'config.sample.{key} is {config.sample[key]}, must be >= 1.')
+  for key in ('num', 'batch_size'):
+    if config.evaluate[key] < 0:
+      raise errors.UserError(
+          f'config.evaluate.{key} is {config.evaluate[key]}, must be 0 (the '
+          'default) or more.')
   if config.dtype not in ('float32', 'bfloat16'):
     raise errors.UserError(
         f"config.dtype is {config.dtype!r}, expected 'float32' or "

@@ -26,8 +26,8 @@ from gans_jax.data import spec as spec_lib
 from gans_jax.data import transforms
 
 _END = 2**48  # steps; nobody gets there
-_SPATIAL = ('image', 'mask', 'masks', 'paired_image', 'label_map', 'instance_map',
-            'cond_image')
+_SPATIAL = ('image', 'mask', 'masks', 'paired_image', 'label_map',
+            'instance_map', 'cond_image')
 # What a mirror would turn into a lie: words for left and right, coordinates.
 _UNFLIPPABLE = ('point', 'tokens', 'text_emb', 'text_seq', 'attributes')
 _LIMIT_SEED = 0
