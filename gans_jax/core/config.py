@@ -86,6 +86,17 @@ def data_config(**values) -> ConfigDict:
   return config
 
 
+# What the argument `debug` of every experiment sets, beside small nets: shipped
+# data and a few steps with all that happens in a run, in seconds of CPU.
+DEBUG = {
+    'data.source': 'emoji:noto', 'data.limit': 64, 'data.resolution': 16,
+    'data.channels': 3, 'data.labels': 'none', 'data.crop': 'center',
+    'batch_size': 8, 'total_steps': 6, 'total_kimg': 0.0, 'log_every': 1,
+    'sample_every': 3, 'checkpoint_every': 3, 'evaluate_every': 0,
+    'sample.rows': 2, 'sample.columns': 4,
+}
+
+
 def system_module(name: str):
   """Imports gans_jax/systems/<name>.py."""
   known = systems()

@@ -50,12 +50,63 @@ def make(data: int = -1, model: int = 1,
         'in a run of several processes all must take part. Use '
         '--config.mesh.data=-1.')
   if used == len(jax.devices()):
-    from jax.experimental import mesh_utils
-
-    grid = mesh_utils.create_device_mesh((data, model), devices=devices)
+    grid = arrange(devices, data, model)
   else:
     grid = np.asarray(devices[:used]).reshape(data, model)
   return jax.sharding.Mesh(grid, AXES)
+
+
+def arrange(devices: Sequence[jax.Device], data: int,
+            model: int) -> np.ndarray:
+  """Returns all devices as an array [data, model], neighbours side by side.
+
+  Rows are sorted by process, so that each feeds successive rows of a batch;
+  on the torus of a TPU the hosts would alternate. The order means nothing to
+  an all-reduce.
+  """
+  from jax.experimental import mesh_utils
+
+  # Splitting is for a `model` that is none of the torus's own sizes, such as
+  # 2 on 4 x 8.
+  grid = mesh_utils.create_device_mesh(
+      (data, model), devices=devices, allow_split_physical_axes=True)
+  return grid[sorted(range(data), key=lambda i: _processes(grid[i]))]
+
+
+def _processes(devices) -> list[int]:
+  return sorted({device.process_index for device in devices})
+
+
+def batch_part(mesh: jax.sharding.Mesh,
+               process_index: int | None = None) -> tuple[int, int]:
+  """Returns which part of every batch a process feeds, and of how many.
+
+  Of P processes the p-th feeds part (p, P), unless parameters are split over
+  processes: those that share a row of the mesh feed the same examples.
+
+  Args:
+    mesh: the mesh.
+    process_index: the process; this one by default.
+
+  Raises:
+    UserError: the rows of the mesh do not divide into such parts.
+  """
+  if process_index is None:
+    process_index = jax.process_index()
+  rows = {}  # process -> the rows of the mesh that its devices are in
+  for i, devices in enumerate(mesh.devices):
+    for process in _processes(devices):
+      rows[process] = (*rows.get(process, ()), i)
+  parts = sorted(set(rows.values()))
+  if ([i for part in parts for i in part] != list(range(len(mesh.devices)))
+      or len({len(part) for part in parts}) > 1):
+    raise errors.UserError(
+        f'mesh.model is {mesh.devices.shape[1]}, which splits parameters over '
+        'some devices of a process and others of its neighbours, so that no '
+        'process has examples of its own. Set --config.mesh.model to a '
+        'divisor or a multiple of the devices of one process '
+        f'({mesh.devices.size // len(rows)}).')
+  return parts.index(rows[process_index]), len(parts)
 
 
 def check_batch(batch_size: int, microbatches: int,

@@ -1,0 +1,336 @@
+"""Measures: `python -m gans_jax.benchmark --config=experiments/...`.
+
+Run it on new hardware before anything else.
+"""
+
+import json
+import time
+
+from gans_jax.core import cli
+from gans_jax.core import errors
+
+DESCRIPTION = """
+Times a config's train step on the devices at hand: tracing and compile time,
+milliseconds and images a second of the whole step and of each phase (data,
+D, G, penalties, EMA), memory, FLOPs against the device's peak, and the
+collectives in the compiled program. Trains nothing, writes nothing but --json.
+
+  python -m gans_jax.benchmark --config=experiments/dcgan/emoji64.py
+  python -m gans_jax.benchmark --config=experiments/wgan_gp/cifar10.py \\
+      --config.batch_size=128 --repeat=30 --json=step.json
+
+"share" is the FLOPs that the compiler counts, per second, over the peak of
+the device: the published dense bfloat16 figure of a known accelerator,
+otherwise a float32 matrix product measured here.
+"""
+
+# Dense peak per device in TFLOP/s, bfloat16, as published by the makers.
+PEAK_TFLOPS = {
+    'TPU v2': 22.5, 'TPU v3': 61.5, 'TPU v4': 275.0, 'TPU v5 lite': 197.0,
+    'TPU v5e': 197.0, 'TPU v5': 459.0, 'TPU v5p': 459.0,
+    'TPU v6 lite': 918.0, 'TPU v6e': 918.0,
+    'NVIDIA A100': 312.0, 'NVIDIA H100': 989.0, 'NVIDIA H200': 989.0,
+    'NVIDIA V100': 125.0, 'Tesla V100': 125.0,
+}
+
+
+def peak_flops(device) -> tuple[float, str]:
+  """Returns (peak FLOP/s of one device, where the figure is from)."""
+  kind = device.device_kind
+  for name in sorted(PEAK_TFLOPS, key=len, reverse=True):
+    if kind.startswith(name):
+      return PEAK_TFLOPS[name] * 1e12, f'published bfloat16 peak of {name}'
+  return measured_matmul(device), 'float32 2048 x 2048 matrix product, measured'
+
+
+def measured_matmul(device, size: int = 2048) -> float:
+  """Returns FLOP/s of the fastest of five matrix products."""
+  import jax
+  import jax.numpy as jnp
+
+  a = jax.device_put(jnp.ones((size, size), jnp.float32), device)
+  product = jax.jit(lambda x: x @ x)
+  jax.block_until_ready(product(a))
+  best = float('inf')
+  for _ in range(5):
+    start = time.perf_counter()
+    jax.block_until_ready(product(a))
+    best = min(best, time.perf_counter() - start)
+  # The devices of a CPU share its cores: each gets its part.
+  shared = jax.local_device_count() if device.platform == 'cpu' else 1
+  return 2 * size**3 / best / shared
+
+
+def compile_phase(function, args, options, **jit_options) -> dict:
+  """Compiles; returns the program with the seconds and counts it took.
+
+  Returns:
+    dict of compiled, trace_s, compile_s, flops (per device), memory (bytes
+    per device), collectives {kind: {count, bytes}}.
+  """
+  import jax
+
+  from gans_jax.core import hlo
+
+  start = time.perf_counter()
+  lowered = jax.jit(function, **jit_options).lower(*args)
+  traced = time.perf_counter()
+  compiled = lowered.compile(compiler_options=options)
+  done = time.perf_counter()
+  cost = compiled.cost_analysis() or {}
+  memory = compiled.memory_analysis()
+  sizes = {}
+  if memory is not None:
+    sizes = {name: int(getattr(memory, f'{name}_size_in_bytes'))
+             for name in ('argument', 'output', 'temp', 'alias')}
+  return dict(
+      compiled=compiled, trace_s=traced - start, compile_s=done - traced,
+      flops=float(cost.get('flops', 0.0)), memory=sizes,
+      collectives={kind: dict(count=count, bytes=size) for kind, (count, size)
+                   in hlo.collectives(compiled).items()})
+
+
+def median_seconds(call, repeat: int) -> dict[str, float]:
+  """Runs `call()` (which blocks) once to warm up, then `repeat` times."""
+  call()
+  seconds = []
+  for _ in range(repeat):
+    start = time.perf_counter()
+    call()
+    seconds.append(time.perf_counter() - start)
+  seconds.sort()
+  return dict(median_s=seconds[len(seconds) // 2], min_s=seconds[0],
+              max_s=seconds[-1])
+
+
+def step_without_others(system, player: str):
+  """Returns the train step with the results of one player alone."""
+  def part(state, batch, frozen):
+    after = system.train_step(state, batch, frozen)[0]
+    return ({net: after.params[net] for net in system.players[player]},
+            after.opt[player])
+
+  return part
+
+
+def time_part(function, args, options, repeat: int) -> tuple[dict, dict]:
+  """Returns (compile_phase's dict, median_seconds' dict) of a function."""
+  import jax
+
+  found = compile_phase(function, args, options)
+  compiled = found.pop('compiled')
+  return found, median_seconds(
+      lambda: jax.block_until_ready(compiled(*args)), repeat)
+
+
+def difference(whole: tuple[dict, dict], part: tuple[dict, dict]
+               ) -> tuple[dict, dict]:
+  """Returns what `whole` takes on top of `part`: seconds and FLOPs.
+
+  Compile times, memory and collectives are those of `whole`.
+  """
+  seconds = {name: max(whole[1][name] - part[1][name], 0.0)
+             for name in whole[1]}
+  return {**whole[0], 'flops': max(whole[0]['flops'] - part[0]['flops'], 0.0),
+          'on_top': True}, seconds
+
+
+def in_turn(parts: dict[str, tuple[dict, dict]]) -> dict[str, tuple]:
+  """Separates updates of players that follow each other.
+
+  In an alternating game the later player's program holds the earlier one's
+  update; it is then told as what it takes on top.
+  """
+  order = sorted(parts, key=lambda name: parts[name][0]['flops'])
+  rows = {}
+  for i, name in enumerate(order):
+    before = order[i - 1] if i else None
+    # Simultaneous players share at most the generated images.
+    nested = before and (parts[name][0]['flops']
+                         > 1.2 * parts[before][0]['flops'])
+    if nested:
+      rows[f'{name} (after {before})'] = difference(
+          parts[name], parts[before])
+    else:
+      rows[name] = parts[name]
+  return rows
+
+
+def without_penalty(config):
+  """Returns the config without its gradient penalty, or None without one."""
+  from ml_collections import config_dict
+
+  if 'loss' not in config or config.loss.get('penalty', 'none') == 'none':
+    return None
+  bare = config_dict.ConfigDict(config.to_dict())
+  bare.loss.penalty = 'none'
+  return bare
+
+
+def benchmark(config, repeat: int = 10) -> dict:
+  """Measures the step of a config; see the module.
+
+  Args:
+    config: a full config.
+    repeat: timed runs of each phase, after one to warm up.
+
+  Returns:
+    JSON-able dict: facts of the machine and `phases`, a list of dicts.
+  """
+  import jax
+  import numpy as np
+
+  from gans_jax.core import compilation
+  from gans_jax.core import config as config_lib
+  from gans_jax.core import mesh as mesh_lib
+  from gans_jax.core import schedules
+  from gans_jax.core import step as step_lib
+  from gans_jax.core import system as system_lib
+  from gans_jax.core import workdir as workdir_lib
+  from gans_jax.data import pipeline
+
+  config_lib.validate(config)
+  if repeat < 1:
+    raise errors.UserError('--repeat must be at least 1.')
+  mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
+  mesh_lib.check_batch(config.batch_size, config.microbatches, mesh)
+  dataset = pipeline.open_dataset(config.data)
+  system = system_lib.create(config, dataset.spec)
+  iterator = pipeline.train_iterator(
+      dataset, batch_size=config.batch_size,
+      batches_per_step=system.batches_per_step, seed=config.seed,
+      process_index=jax.process_index(), process_count=jax.process_count(),
+      workers=config.data.workers, prefetch=config.data.prefetch,
+      flip=config.data.flip, keys=system.requires)
+  options = compilation.options(config.compile.level)
+  peak, peak_source = peak_flops(mesh.devices.flat[0])
+  images = config.batch_size
+  rows = []
+
+  def add(name, found, seconds, per_call=images):
+    row = dict(name=name, **found, **seconds)
+    if seconds['median_s'] > 0:
+      row['images_per_second'] = per_call / seconds['median_s']
+    if row.get('flops') and seconds['median_s'] > 0:
+      row['share_of_peak'] = row['flops'] / seconds['median_s'] / peak
+    rows.append(row)
+
+  with jax.set_mesh(mesh):
+    abstract = system_lib.abstract_state(system, config.seed)
+    shardings = mesh_lib.shardings(abstract, mesh)
+    replicated = jax.sharding.NamedSharding(mesh, mesh_lib.P())
+    state = jax.jit(system.init, out_shardings=shardings)(
+        jax.random.key(config.seed))
+    frozen = jax.device_put(system.frozen(), replicated)
+    next(iterator)  # Starting the readers is no part of the rate.
+    add('data', {}, median_seconds(lambda: next(iterator), repeat),
+        images * system.batches_per_step)
+    batch = mesh_lib.to_global(next(iterator), mesh)
+
+    # A phase is the step's program with all other results left out: the
+    # compiler drops what they alone needed.
+    args = (state, batch, frozen)
+    parts = {name: time_part(step_without_others(system, name), args, options,
+                             repeat) for name in system.players}
+    for name, row in in_turn(parts).items():
+      add(name, *row)
+    bare = without_penalty(config)
+    if bare is not None and 'D' in parts:
+      plain = time_part(
+          step_without_others(system_lib.create(bare, dataset.spec), 'D'),
+          args, options, repeat)
+      add(f'penalty {config.loss.penalty}', *difference(parts['D'], plain))
+    add('EMA', *time_part(
+        lambda state, batch, frozen: step_lib.finish(
+            state, schedules.ema_beta(config.ema, state.step, images)).ema,
+        args, options, repeat))
+
+    found = compile_phase(
+        system.train_step, (state, batch, frozen), options,
+        donate_argnums=0, out_shardings=(shardings, replicated))
+    compiled = found.pop('compiled')
+
+    def whole_step():
+      nonlocal state
+      state, logs = compiled(state, batch, frozen)
+      jax.block_until_ready((state, logs))
+
+    add('whole step', found, median_seconds(whole_step, repeat))
+
+  device = mesh.devices.flat[0]
+  stats = device.memory_stats() or {}
+  return dict(
+      config=config_lib.to_json(config), versions=workdir_lib.versions(),
+      device=device.device_kind, platform=device.platform,
+      devices=mesh.size, mesh=dict(mesh.shape), repeat=repeat,
+      batch_size=images, peak_flops_per_device=peak, peak_source=peak_source,
+      peak_memory_bytes=int(stats.get('peak_bytes_in_use', 0))
+      or resident_bytes(),
+      parameters={net: int(sum(np.prod(x.shape) for x in jax.tree.leaves(t)))
+                  for net, t in abstract.params.items()},
+      phases=rows)
+
+
+def resident_bytes() -> int:
+  """Returns the most memory that this process has held, in bytes."""
+  import resource
+  import sys
+
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak * (1 if sys.platform == 'darwin' else 1024)
+
+
+def table(result: dict) -> str:
+  """Returns the result as a table for people."""
+  names = max(len(row['name']) for row in result['phases']) + 2
+  lines = [
+      f'{result["devices"]} x {result["device"]} ({result["platform"]}), '
+      f'batch {result["batch_size"]}, median of {result["repeat"]}',
+      f'peak per device {result["peak_flops_per_device"] / 1e9:,.0f} GFLOP/s '
+      f'({result["peak_source"]})',
+      f'peak memory {result["peak_memory_bytes"] / 2**20:,.0f} MiB',
+      '',
+      f'{"phase":<{names}}{"trace s":>9}{"compile s":>11}{"ms":>10}'
+      f'{"img/s":>10}{"GFLOP":>9}{"share":>8}{"temp MiB":>10}  collectives',
+  ]
+  for row in result['phases']:
+    collectives = ', '.join(
+        f'{c["count"]} {kind} {c["bytes"] / 2**20:.2f} MiB'
+        for kind, c in row.get('collectives', {}).items())
+    share = row.get('share_of_peak')
+    lines.append(
+        f'{row["name"]:<{names}}{row.get("trace_s", 0):>9.2f}'
+        f'{row.get("compile_s", 0):>11.2f}{row["median_s"] * 1e3:>10.2f}'
+        f'{row.get("images_per_second", 0):>10.0f}'
+        f'{row.get("flops", 0) / 1e9:>9.2f}'
+        f'{f"{share:.0%}" if share else "-":>8}'
+        f'{row.get("memory", {}).get("temp", 0) / 2**20:>10.1f}  '
+        f'{collectives or "-"}')
+  return '\n'.join(lines)
+
+
+def main(argv: list[str]) -> int:
+  from gans_jax.core import config as config_lib
+
+  overrides, rest = config_lib.split_overrides(argv)
+  parser = cli.parser('python -m gans_jax.benchmark', DESCRIPTION)
+  parser.add_argument('--config', required=True, metavar='FILE.py[:ARGS]')
+  parser.add_argument('--repeat', type=int, default=10,
+                      help='timed runs of each phase')
+  parser.add_argument('--json', metavar='FILE',
+                      help='write the whole result there')
+  args = parser.parse_args(rest)
+  config = config_lib.load(args.config)
+  config_lib.apply_overrides(config, overrides)
+  result = benchmark(config, args.repeat)
+  print(table(result))
+  if args.json:
+    from gans_jax.core import files
+
+    files.write_atomic(args.json, json.dumps(result, indent=2).encode())
+    print(args.json)
+  return cli.DONE
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,418 @@
+"""Samples: `python -m gans_jax.sample --workdir=DIR --seeds=0-15`.
+
+And from Python: `G = gans_jax.load(DIR)`; `images = G(seeds=[1, 2])`.
+"""
+
+import io
+import json
+import os
+import zipfile
+
+from gans_jax.core import cli
+from gans_jax.core import errors
+
+DESCRIPTION = """
+Writes images of a trained or converted generator: one file for each seed and
+a grid of all. The same seed gives the same image whatever else is asked for.
+
+  python -m gans_jax.sample --workdir=runs/quickstart --seeds=0-15
+  python -m gans_jax.sample --workdir=runs/x --label=3 --seeds=0-63
+  python -m gans_jax.sample --workdir=runs/x --interpolate=0-7 --frames=30
+  python -m gans_jax.sample --workdir=runs/x --num=50000 --format=zip
+"""
+
+
+def load(workdir: str, step: int | None = None, weights: str = 'ema',
+         batch_size: int = 64) -> 'Generator':
+  """Loads the generator of a workdir.
+
+  Args:
+    workdir: directory of a run or of a converted checkpoint.
+    step: which checkpoint; the newest by default.
+    weights: 'ema' (averaged, where the system has an average) or 'live'.
+    batch_size: images generated at a time.
+
+  Returns:
+    A `Generator`.
+
+  Raises:
+    UserError: no checkpoint there, or not of ours.
+  """
+  return Generator(workdir, step, weights, batch_size)
+
+
+class Generator:
+  """A trained generator: `G(seeds=[1, 2])` gives uint8 [2, H, W, C].
+
+  Attributes:
+    system: its System.
+    config: its config.
+    spec: facts about the data it was trained on.
+    step: generator updates it has seen.
+    variables: {net: flax variables}.
+  """
+
+  def __init__(self, workdir: str, step: int | None, weights: str,
+               batch_size: int):
+    import jax
+
+    from gans_jax.core import checkpoint as checkpoint_lib
+    from gans_jax.core import compilation
+    from gans_jax.core import config as config_lib
+    from gans_jax.core import mesh as mesh_lib
+    from gans_jax.core import system as system_lib
+    from gans_jax.data import spec as spec_lib
+
+    if weights not in ('ema', 'live'):
+      raise errors.UserError(
+          f"weights is {weights!r}, expected 'ema' or 'live'.")
+    compilation.enable_cache()
+    if not os.path.isdir(workdir):
+      raise errors.UserError(
+          f'The workdir {workdir!r} does not exist (looked from '
+          f'{os.getcwd()}). Give the directory that training wrote.')
+    restored = checkpoint_lib.Checkpointer(workdir).restore_variables(
+        step, ['params', 'mvars', 'ema'])
+    items, meta, self.step = restored.state, restored.meta, restored.step
+    self.config = config_lib.from_json(meta['config'])
+    self.spec = spec_lib.from_json(meta['spec'])
+    self.system = system_lib.create(self.config, self.spec)
+    self.variables = {
+        net: {'params': params, **items.get('mvars', {}).get(net, {})}
+        for net, params in items['params'].items()}
+    self.weights = 'live'
+    if weights == 'ema' and items.get('ema'):
+      self.variables.update(items['ema'])
+      self.weights = 'ema'
+    self.workdir = workdir
+    self.batch_size = batch_size
+    self._mesh = mesh_lib.make(devices=jax.local_devices())
+    self._samplers = {}
+
+  def keys(self, seeds):
+    """Returns the random keys of integer seeds."""
+    from gans_jax.core import rng
+
+    return rng.from_seeds(seeds)
+
+  def z(self, seeds):
+    """Returns the latents of integer seeds, float32 [N, ...]."""
+    return self.system.latents(self.keys(seeds))
+
+  def __call__(self, seeds=None, *, keys=None, z=None, label=None, **options):
+    """Generates.
+
+    Args:
+      seeds: integers, one for each image.
+      keys: typed keys instead of seeds.
+      z: latents [N, ...] instead of both.
+      label: class, or one for each image. By default the class of a
+        conditional generator is the seed modulo the number of classes (with
+        `keys` or `z`: the position).
+      **options: what the system's `generate` takes, such as truncation.
+
+    Returns:
+      uint8 [N, H, W, C]; float32 [N, 2] of a system that makes points.
+    """
+    batches = self.batches(seeds, keys=keys, z=z, label=label, **options)
+    import numpy as np
+
+    return np.concatenate(list(batches))
+
+  def batches(self, seeds=None, *, keys=None, z=None, label=None, **options):
+    """As `__call__`, a batch at a time."""
+    import numpy as np
+
+    from gans_jax.core import sampler as sampler_lib
+
+    for name in options:
+      if name not in self.system.options:
+        known = ', '.join(self.system.options) or 'none'
+        raise errors.UserError(
+            f'The system {self.config.system!r} has no sampling option '
+            f'{name!r}; it has: {known}.')
+    conditions = {}
+    if z is not None:
+      conditions['z'] = np.asarray(z)
+      seeds = np.arange(len(z))
+    if keys is not None:
+      seeds = np.arange(keys.shape[0])
+    else:
+      if seeds is None or len(seeds) == 0:
+        raise errors.UserError('No seeds were given: at least one is needed.')
+      keys = self.keys(np.asarray(seeds))
+    count = keys.shape[0]
+    if 'label' in self.system.conditions:
+      conditions['label'] = self.labels(seeds, label)
+    elif label is not None:
+      raise errors.UserError(
+          f'The system {self.config.system!r} of this run is not '
+          'conditional: it takes no label.')
+    name = tuple(sorted(options.items()))
+    size = min(self.batch_size, count)
+    if name not in self._samplers or self._samplers[name].batch_size < size:
+      self._samplers[name] = sampler_lib.Sampler(
+          self.system, self._mesh, size, **options)
+    return self._samplers[name].batches(self.variables, keys, conditions)
+
+  def labels(self, seeds, label=None):
+    """Returns the classes int32 [N] of `seeds`; see `__call__`."""
+    import numpy as np
+
+    classes = self.spec.num_classes
+    if label is None:
+      return (np.asarray(seeds) % classes).astype(np.int32)
+    labels = np.asarray(label, np.int32)
+    if labels.ndim and labels.shape != (len(seeds),):
+      raise errors.UserError(
+          f'There are {labels.size} labels for {len(seeds)} images; expected '
+          'one, or one for each.')
+    labels = np.broadcast_to(labels, (len(seeds),))
+    if labels.min() < 0 or labels.max() >= classes:
+      names = ''
+      if self.spec.class_names:
+        names = ': ' + ', '.join(
+            f'{i} {n}' for i, n in enumerate(self.spec.class_names[:20]))
+      raise errors.UserError(
+          f'The label is {label}, but there are {classes} classes, 0 to '
+          f'{classes - 1}{names}.')
+    return labels
+
+
+def parse_seeds(text: str) -> list[int]:
+  """Parses '0-15,20,31' into integers."""
+  seeds = []
+  for part in text.split(','):
+    first, dash, last = part.strip().partition('-')
+    try:
+      low = int(first)
+      high = int(last) if dash else low
+    except ValueError as error:
+      raise errors.UserError(
+          f'--seeds is {text!r}, expected numbers and ranges such as '
+          "'0-15,20'.") from error
+    if high < low:
+      raise errors.UserError(
+          f'--seeds has the range {part.strip()!r}, which is empty: write '
+          'the smaller number first.')
+    seeds.extend(range(low, high + 1))
+  if seeds and (min(seeds) < 0 or max(seeds) >= 2**32):
+    raise errors.UserError('--seeds must be from 0 to 4294967295.')
+  return seeds
+
+
+def _numbers(flag: str, text: str | None) -> list[float]:
+  """Parses '1,0.7' into floats."""
+  try:
+    return [float(number) for number in (text or '').split(',') if number]
+  except ValueError as error:
+    raise errors.UserError(
+        f"{flag} is {text!r}, expected numbers such as '1,0.7,0.5'."
+    ) from error
+
+
+def interpolate(generator: Generator, seeds: list[int], frames: int,
+                label=None, **options):
+  """Walks from latent to latent.
+
+  Latents are interpolated linearly, and Gaussian ones rescaled to keep the
+  norm that the generator knows (spherically between two latents).
+
+  Args:
+    generator: the generator.
+    seeds: at least two; the walk does not return to the first.
+    frames: images from one seed to the next.
+    label: as in `Generator`.
+    **options: as in `Generator`.
+
+  Returns:
+    uint8 [(len(seeds) - 1) * frames + 1, H, W, C].
+  """
+  import numpy as np
+
+  if len(seeds) < 2:
+    raise errors.UserError('--interpolate needs at least two seeds.')
+  z = np.asarray(generator.z(seeds))
+  path = [slerp(z[i], z[i + 1], t)
+          for i in range(len(seeds) - 1)
+          for t in np.arange(frames) / frames]
+  if label is None and 'label' in generator.system.conditions:
+    label = 0
+  return generator(z=np.stack([*path, z[-1]]), label=label, **options)
+
+
+def slerp(a, b, t: float):
+  """Great-circle interpolation with linearly interpolated norm (White 2016).
+
+  Falls back to the straight line where the vectors are parallel.
+  """
+  import numpy as np
+
+  if t in (0, 1):
+    return (a, b)[int(t)]  # Exactly: the images at the ends are the seeds'.
+  norm_a, norm_b = np.linalg.norm(a), np.linalg.norm(b)
+  cosine = np.clip(np.sum(a * b) / max(norm_a * norm_b, 1e-12), -1, 1)
+  angle = np.arccos(cosine)
+  if np.sin(angle) < 1e-6:
+    return ((1 - t) * a + t * b).astype(np.float32)
+  unit = (np.sin((1 - t) * angle) * a / norm_a
+          + np.sin(t * angle) * b / norm_b) / np.sin(angle)
+  return (unit * ((1 - t) * norm_a + t * norm_b)).astype(np.float32)
+
+
+def write_many(generator: Generator, seeds, path: str, form: str,
+               label=None, **options) -> None:
+  """Writes many images: a folder of PNG files or one zip.
+
+  Either has the layout of StyleGAN2-ADA's data sets (00000/img00000000.png
+  and dataset.json), so that it can be trained on and evaluated anywhere. The
+  zip appears under its name only when it is whole.
+
+  Raises:
+    UserError: no space, no permission.
+  """
+  from gans_jax.core import files
+
+  try:
+    if form == 'zip':
+      os.makedirs(os.path.dirname(path), exist_ok=True)
+      partial = f'{path}.partial'
+      with zipfile.ZipFile(partial, 'w', zipfile.ZIP_STORED) as archive:
+        _write_many(generator, seeds, archive.writestr, label, options)
+      os.replace(partial, path)
+      return
+
+    def write(name: str, data: bytes | str) -> None:
+      file = os.path.join(path, name)
+      os.makedirs(os.path.dirname(file), exist_ok=True)
+      with open(file, 'wb') as f:
+        f.write(data.encode() if isinstance(data, str) else data)
+
+    _write_many(generator, seeds, write, label, options)
+  except OSError as error:
+    raise files.cannot_write(path, error) from error
+
+
+def _write_many(generator, seeds, write, label, options) -> None:
+  """Calls `write(name, content)` for every image and for dataset.json."""
+  import numpy as np
+  import tqdm
+
+  from gans_jax.core import images as images_lib
+
+  index = {'labels': None}
+  if 'label' in generator.system.conditions:
+    labels = generator.labels(seeds, label)
+    index = {'labels': []}
+    if generator.spec.class_names:
+      index['class_names'] = list(generator.spec.class_names)
+  i = 0
+  with tqdm.tqdm(total=len(seeds), unit='img', desc='sampling') as bar:
+    for batch in generator.batches(seeds, label=label, **options):
+      for image in np.asarray(batch):
+        name = f'{i // 1000:05d}/img{i:08d}.png'
+        write(name, images_lib.to_png(image))
+        if index['labels'] is not None:
+          index['labels'].append([name, int(labels[i])])
+        i += 1
+      bar.update(len(batch))
+  write('dataset.json', json.dumps(index))
+
+
+def animation(frames, milliseconds: int = 40) -> bytes:
+  """Encodes uint8 [N, H, W, C] as an animated PNG, which loses nothing."""
+  from PIL import Image
+
+  pictures = [Image.fromarray(f[..., 0] if f.shape[-1] == 1 else f)
+              for f in frames]
+  stream = io.BytesIO()
+  pictures[0].save(stream, 'PNG', save_all=True, append_images=pictures[1:],
+                   duration=milliseconds, loop=0)
+  return stream.getvalue()
+
+
+def main(argv: list[str]) -> int:
+  parser = cli.parser('python -m gans_jax.sample', DESCRIPTION)
+  add = parser.add_argument
+  add('--workdir', required=True, metavar='DIR')
+  add('--seeds', default='0-15', metavar='0-15,20')
+  add('--out', metavar='DIR', help='default: WORKDIR/generated')
+  add('--step', type=int, help='which checkpoint (default: the newest)')
+  add('--weights', choices=['ema', 'live'], default='ema')
+  add('--label', type=int, metavar='K',
+      help='class of a conditional system (default: all in turn)')
+  add('--truncation', type=float, metavar='PSI')
+  add('--truncation_sweep', metavar='1,0.7,0.5',
+      help='one grid, a row for each value')
+  add('--batch_statistics', action='store_true',
+      help='normalize with the statistics of the batch, not the running ones')
+  add('--interpolate', metavar='0-7',
+      help='a strip and an animated PNG through these seeds')
+  add('--frames', type=int, default=16, help='images between two seeds')
+  add('--num', type=int, metavar='N', help='seeds 0 to N - 1')
+  add('--format', choices=['png', 'zip'], default='png',
+      help='of --num: a folder or a zip; both can be trained on')
+  add('--batch_size', type=int, default=64)
+  args = parser.parse_args(argv)
+
+  from gans_jax.core import files
+  from gans_jax.core import images as images_lib
+  from gans_jax.core import sampler as sampler_lib
+
+  if args.frames < 1 or args.batch_size < 1 or (
+      args.num is not None and args.num < 1):
+    raise errors.UserError(
+        '--frames, --batch_size and --num must be at least 1.')
+  seeds = parse_seeds(args.interpolate or args.seeds)
+  sweep = _numbers('--truncation_sweep', args.truncation_sweep)
+  generator = load(args.workdir, args.step, args.weights, args.batch_size)
+  if (args.num or args.interpolate) and not generator.spec.resolution:
+    raise errors.UserError(
+        '--num and --interpolate need a system of images, and '
+        f'{generator.config.system!r} makes points. Use --seeds.')
+  out = args.out or os.path.join(args.workdir, 'generated')
+  options = {}
+  if args.truncation is not None:
+    options['truncation'] = args.truncation
+  if args.batch_statistics:
+    options['batch_statistics'] = True
+  columns = None
+
+  def write(name: str, data: bytes) -> None:
+    path = os.path.join(out, name)
+    files.write_atomic(path, data)
+    print(path)
+
+  if args.num:
+    ending = '.zip' if args.format == 'zip' else ''
+    out = os.path.join(out, f'samples_{args.num}{ending}')
+    write_many(generator, list(range(args.num)), out, args.format,
+               args.label, **options)
+    print(out)
+    return cli.DONE
+  if args.interpolate:
+    frames = interpolate(generator, seeds, args.frames, args.label,
+                         **options)
+    write('interpolation.png', animation(frames))
+    write('interpolation_strip.png', images_lib.to_png(
+        images_lib.grid(frames, args.frames)))
+    return cli.DONE
+  if sweep:
+    import numpy as np
+
+    rows = [generator(seeds, label=args.label, **{**options,
+                                                  'truncation': psi})
+            for psi in sweep]
+    samples, columns = np.concatenate(rows), len(seeds)
+  else:
+    samples = generator(seeds, label=args.label, **options)
+    if samples.ndim == 4:
+      for seed, image in zip(seeds, samples, strict=True):
+        write(f'seed{seed:04d}.png', images_lib.to_png(image))
+  write('grid.png', images_lib.to_png(
+      sampler_lib.picture(samples, columns)))
+  return cli.DONE
+
+
+if __name__ == '__main__':
+  cli.run(main)
