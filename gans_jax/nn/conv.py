@@ -21,6 +21,13 @@ up-layers of a generator and the R1 penalty of every discriminator are full of
 them (jax#31662, openxla/xla#34273).  Here each map is emitted with its smaller
 operand as the kernel, and no reversal is left for XLA to introduce.
 
+The weight map is a convolution over other axes (the batch is summed).  XLA on
+CPU brings such axes to the order that its fast path takes, but in the entry
+computation alone: inside a loop or a condition (n_critic, microbatches, lazy
+regularization) they too run in the naive loop.  There the transposes are
+written out.  On a GPU, which never exchanges operands and knows the three maps
+by their direct form, that form is emitted.
+
 The idea is `conv2d_gradfix` of stylegan2-ada-pytorch, with forward mode added.
 With more than one feature group the derivatives are closed and exact too, but
 always in the direct form (XLA does not exchange the operands of those).
@@ -50,13 +57,21 @@ _NHWC = (0, 3, 1, 2)
 _HWIO = (3, 2, 0, 1)
 _CHWN = (3, 0, 1, 2)
 _HWOI = (2, 3, 0, 1)
+# The only order of axes that XLA's fast path on CPU takes.
+_PLAIN = (_NHWC, _HWIO, _NHWC)
 
 
 def _spatial(x: jax.Array) -> Pair:
   return x.shape[1:3]
 
 
-def _correlate(image, kernel, layouts, size, *, low, stride=(1, 1),
+def _reorder(x, found, wanted):
+  """Transposes x from one order of (batch, feature, height, width)."""
+  axes = [found[wanted.index(i)] for i in range(4)]
+  return x if axes == [0, 1, 2, 3] else jnp.transpose(x, axes)
+
+
+def _correlate(image, kernel, layouts, size, *, platform, low, stride=(1, 1),
                spread=(1, 1), dilation=(1, 1), groups=1, batch_groups=1,
                precision=None):
   """Convolution with given low padding and spatial output size.
@@ -65,6 +80,11 @@ def _correlate(image, kernel, layouts, size, *, low, stride=(1, 1),
   pixels of the image are never read.  `spread` dilates the image, `dilation`
   the kernel.
   """
+  result = layouts[2]
+  if platform == 'cpu':
+    image = _reorder(image, layouts[0], _NHWC)
+    kernel = _reorder(kernel, layouts[1], _HWIO)
+    layouts = _PLAIN
   dims = lax.ConvDimensionNumbers(*layouts)
   padding = []
   for axis in range(2):
@@ -72,11 +92,12 @@ def _correlate(image, kernel, layouts, size, *, low, stride=(1, 1),
     taps = (kernel.shape[dims.rhs_spec[2 + axis]] - 1) * dilation[axis] + 1
     reach = (size[axis] - 1) * stride[axis] + taps
     padding.append((low[axis], reach - extent - low[axis]))
-  return lax.conv_general_dilated(
+  y = lax.conv_general_dilated(
       image, kernel, stride, padding, lhs_dilation=spread,
       rhs_dilation=dilation, dimension_numbers=dims,
       feature_group_count=groups, batch_group_count=batch_groups,
       precision=precision)
+  return _reorder(y, layouts[2], result)
 
 
 def _flip_low(stride: Pair, low: Pair, count: Pair) -> Pair:
@@ -85,29 +106,31 @@ def _flip_low(stride: Pair, low: Pair, count: Pair) -> Pair:
                                                   strict=True))
 
 
-def _exchange(kernel: Pair, image: Pair, groups: int) -> bool:
+def _exchange(kernel: Pair, image: Pair, groups: int, platform: str) -> bool:
   """Whether XLA would exchange (and reverse) these operands by itself."""
-  return groups == 1 and math.prod(kernel) > math.prod(image)
+  return (platform != 'gpu' and groups == 1
+          and math.prod(kernel) > math.prod(image))
 
 
-def _forward(x, w, *, stride, low, size, groups, precision):
+def _forward(x, w, *, stride, low, size, groups, precision, platform):
   """F: image x, kernel w -> y of spatial size `size`."""
-  if _exchange(w.shape[:2], _spatial(x), groups):
+  if _exchange(w.shape[:2], _spatial(x), groups, platform):
     # x as the kernel sliding over w reads the outputs last to first.
     y = _correlate(w, x, (_HWIO, _NHWC, _HWIO), size, stride=stride,
-                   low=_flip_low(stride, low, size), precision=precision)
+                   low=_flip_low(stride, low, size), precision=precision,
+                   platform=platform)
     return jnp.transpose(lax.rev(y, (0, 1)), (2, 0, 1, 3))
   return _correlate(x, w, (_NHWC, _HWIO, _NHWC), size, low=low, stride=stride,
-                    groups=groups, precision=precision)
+                    groups=groups, precision=precision, platform=platform)
 
 
-def _to_image(y, w, *, stride, low, size, groups, precision):
+def _to_image(y, w, *, stride, low, size, groups, precision, platform):
   """T: output y, kernel w -> x of spatial size `size`."""
   kh, kw, in_channels, _ = w.shape
-  if _exchange((kh, kw), _spatial(y), groups):
+  if _exchange((kh, kw), _spatial(y), groups, platform):
     x = _correlate(w, lax.rev(y, (1, 2)), (_HWOI, _NHWC, _HWIO), size,
                    low=_flip_low(stride, low, _spatial(y)), dilation=stride,
-                   precision=precision)
+                   precision=precision, platform=platform)
     return jnp.transpose(x, (2, 0, 1, 3))
   flipped = lax.rev(w, (0, 1))
   if groups > 1:
@@ -119,18 +142,19 @@ def _to_image(y, w, *, stride, low, size, groups, precision):
     flipped = jnp.swapaxes(flipped, 2, 3)
   return _correlate(y, flipped, (_NHWC, _HWIO, _NHWC), size, spread=stride,
                     low=(kh - 1 - low[0], kw - 1 - low[1]), groups=groups,
-                    precision=precision)
+                    precision=precision, platform=platform)
 
 
-def _to_kernel(x, y, *, stride, low, size, groups, precision):
+def _to_kernel(x, y, *, stride, low, size, groups, precision, platform):
   """W: image x, output y -> kernel w of spatial size `size`."""
-  if _exchange(_spatial(y), _spatial(x), groups):
+  if _exchange(_spatial(y), _spatial(x), groups, platform):
     w = _correlate(y, x, (_CHWN, _CHWN, _HWIO), size,
                    low=(size[0] - 1 - low[0], size[1] - 1 - low[1]),
-                   spread=stride, precision=precision)
+                   spread=stride, precision=precision, platform=platform)
     return lax.rev(w, (0, 1))
   return _correlate(x, y, (_CHWN, _CHWN, _HWOI), size, low=low,
-                    dilation=stride, batch_groups=groups, precision=precision)
+                    dilation=stride, batch_groups=groups, precision=precision,
+                    platform=platform)
 
 
 def _primitive(name, emit):
@@ -142,13 +166,17 @@ def _primitive(name, emit):
   primitive = jex_core.Primitive(name)
 
   def abstract(a, b, **params):
-    return jax.make_jaxpr(functools.partial(emit, **params))(a, b).out_avals[0]
+    function = functools.partial(emit, **params, platform='any')
+    return jax.make_jaxpr(function)(a, b).out_avals[0]
 
   primitive.def_abstract_eval(abstract)
-  primitive.def_impl(jax.jit(emit, static_argnames=(
+  primitive.def_impl(jax.jit(primitive.bind, static_argnames=(
       'stride', 'low', 'size', 'groups', 'precision')))
-  mlir.register_lowering(primitive,
-                         mlir.lower_fun(emit, multiple_results=False))
+  for platform in ('any', 'cpu', 'gpu'):
+    mlir.register_lowering(
+        primitive, mlir.lower_fun(functools.partial(emit, platform=platform),
+                                  multiple_results=False),
+        None if platform == 'any' else platform)
   return primitive
 
 

@@ -416,6 +416,53 @@ def test_no_reversed_convolution_at_any_order(name):
     assert sum(counts) > 0
 
 
+@pytest.mark.parametrize('name', GUARDED)
+def test_no_naive_convolution_in_a_loop_or_a_condition(name):
+  """XLA on CPU brings axes to its fast order in the entry alone."""
+  (size, k), layer, _ = GUARDED[name]
+  x = jax.ShapeDtypeStruct((2, size, size, 8), jnp.float32)
+  w = jax.ShapeDtypeStruct((k, k, 8, 8), jnp.float32)
+
+  def loss(x, w):
+    return jnp.sum(jax.nn.softplus(layer(x, w)))
+
+  def r1(x, w):
+    return jnp.sum(jax.grad(loss)(x, w)**2)
+
+  def steps(x, w):
+    def step(w, i):
+      w = w - jax.grad(r1, 1)(x, w) - jax.grad(loss, 1)(x, w)
+      return lax.cond(i % 2 == 0, lambda w: w - jax.grad(r1, 1)(x, w),
+                      lambda w: w, w), None
+
+    return lax.scan(step, w, jnp.arange(5))[0]
+
+  compiled = jax.jit(steps).lower(x, w).compile()
+  assert ' while(' in compiled.as_text()
+  assert hlo.reversed_convolutions(compiled) == 0
+
+
+@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('groups', [1, 2])
+def test_every_platform_computes_the_same(case, groups):
+  """The forms for a GPU and for others, run here, equal that for a CPU."""
+  h, w, kernel, stride, padding = CASES[case]
+  strides = (stride, stride) if isinstance(stride, int) else stride
+  x = normal((2, h, w, 2 * groups), 0, np.float32)
+  k = normal((*kernel, 2, 3 * groups), 1, np.float32)
+  y = np.asarray(plain(x, k, stride, padding, groups))
+  low = (padding[0][0], padding[1][0])
+  for emit, operands, size in (
+      (conv._forward, (x, k), y.shape[1:3]),
+      (conv._to_image, (y, k), x.shape[1:3]),
+      (conv._to_kernel, (x, y), k.shape[:2])):
+    cpu, gpu, other = (
+        emit(*operands, stride=strides, low=low, size=size, groups=groups,
+             precision=None, platform=platform)
+        for platform in ('cpu', 'gpu', 'any'))
+    assert_trees_close([gpu, other], [cpu, cpu], 1e-5)
+
+
 # Layers.
 
 
