@@ -68,7 +68,9 @@ def best_metric(metrics) -> tuple[str, str] | None:
   """Returns what decides the best checkpoint: (name, 'min' or 'max')."""
   if not metrics:
     return None
-  return metrics[0], 'max' if metrics[0] == MODES else 'min'
+  if metrics[0] == MODES:
+    return 'modes/covered', 'max'
+  return metrics[0], 'min'
 
 
 def append(workdir: str, result: dict[str, Any]) -> None:
@@ -211,7 +213,8 @@ def main(argv: list[str]) -> int:
       help='number of images, in place of the one in the names')
   add('--step', default='latest', metavar='latest|all|N')
   add('--watch', action='store_true',
-      help='go on with each new checkpoint until the run is complete')
+      help='every checkpoint there is, and each new one until the run is '
+           'complete')
   add('--weights', choices=['ema', 'live'], default='ema')
   add('--batch_size', type=int, default=0)
   args = parser.parse_args(argv)
@@ -220,6 +223,10 @@ def main(argv: list[str]) -> int:
   if args.step not in ('latest', 'all') and not args.step.isdigit():
     raise errors.UserError(
         f"--step is {args.step!r}, expected 'latest', 'all' or a number.")
+  if args.watch and args.step.isdigit():
+    raise errors.UserError(
+        f'--watch takes every checkpoint, but --step is {args.step}: leave '
+        'one of them out.')
 
   import logging
 
@@ -236,9 +243,9 @@ def main(argv: list[str]) -> int:
   evaluator, done = None, set()
   while True:
     steps = checkpoints.steps()
-    if args.step == 'latest':
+    if args.step == 'latest' and not args.watch:
       steps = steps[-1:]
-    elif args.step != 'all':
+    elif args.step.isdigit():
       steps = [int(args.step)]
     todo = [s for s in steps if s not in done] or ([] if done else [None])
     for step in todo:

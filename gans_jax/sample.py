@@ -87,6 +87,8 @@ class Generator:
     self.workdir = workdir
     self.batch_size = batch_size
     self._mesh = mesh_lib.make(devices=jax.local_devices())
+    self.variables = jax.device_put(
+        self.variables, jax.sharding.NamedSharding(self._mesh, mesh_lib.P()))
     self._samplers = {}
 
   def keys(self, seeds):

@@ -7,6 +7,7 @@ gans_jax/core; this file is the order in which things happen.
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 
 import jax
@@ -93,12 +94,13 @@ def train(config: config_lib.ConfigDict, workdir: str,
     compilation.enable_cache(config.compile.cache)
     shardings = mesh_lib.shardings(abstract, mesh)
     clock = clock_lib.Clock(config.batch_size, total_steps)
-    step = 0
+    step, saved = 0, None  # steps done; the newest checkpoint
     if checkpoints.latest_step() is not None:
       restored = checkpoints.restore(jax.tree.map(
           lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
           abstract, shardings))
-      state, step = restored.state, restored.step
+      state, saved = restored.state, restored.step
+      step = saved
       iterator.set_state(restored.data_state)
       clock.set_state(restored.meta.get('clock', {}))
       writer.resume(step)
@@ -128,9 +130,10 @@ def train(config: config_lib.ConfigDict, workdir: str,
                and jax.devices()[0].platform == 'cpu')
 
     def save(step: int, metrics=None) -> None:
+      nonlocal saved
       with clock.pause():
         # The losses of a step are of before its update.
-        alarms.check_state(step, state, checkpoints.latest_step())
+        alarms.check_state(step, state, saved)
         checkpoints.save(
             step, state, data_state=iterator.get_state(),
             meta=dict(config=config_lib.to_json(config), step=step,
@@ -139,6 +142,7 @@ def train(config: config_lib.ConfigDict, workdir: str,
                       versions=workdir_lib.versions(),
                       clock=clock.get_state(), metrics=metrics or {}),
             metrics=metrics)
+      saved = step
 
     def evaluate_now(step: int) -> dict[str, float]:
       with clock.pause():
@@ -172,12 +176,13 @@ def train(config: config_lib.ConfigDict, workdir: str,
       at, logs = pending
       pending = None
       logs = {name: float(x) for name, x in mesh_lib.to_host(logs).items()}
-      alarms.check(at, logs, checkpoints.latest_step())
+      alarms.check(at, logs, saved)
       progress.show(at, logs)
       if at % config.log_every == 0 or at == total_steps:
-        writer.scalars(
-            at, {**logs, 'perf/images_per_second': clock.rate()},
-            at * config.batch_size)
+        rate = clock.rate()
+        if math.isfinite(rate):  # from the second step on
+          logs['perf/images_per_second'] = rate
+        writer.scalars(at, logs, at * config.batch_size)
 
     while step < total_steps:
       batch = mesh_lib.to_global(next(iterator), mesh)

@@ -350,13 +350,12 @@ def test_microbatches_accumulate(config, tmp_path):
 @pytest.mark.newest
 def test_one_compilation_and_no_transfer_in_the_loop(config, tmp_path):
   """The step compiles once; the loop moves data only where it says so."""
-  compiled, jit = [], jax.jit
+  jit, programs = jax.jit, []
 
   def watched(function, **options):
     result = jit(function, **options)
     if getattr(function, '__name__', '') != 'train_step':
       return result
-    compiled.append(result)
 
     def guarded(state, batch, frozen):
       with jax.transfer_guard('disallow'):
@@ -364,12 +363,20 @@ def test_one_compilation_and_no_transfer_in_the_loop(config, tmp_path):
 
     return guarded
 
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(jax, 'jit', watched)
-    assert runs.train(config, tmp_path / 'run', '--config.mesh.data=8'
-                      ) == cli.DONE
-  [step] = compiled
-  assert step._cache_size() == 1
+  def listen(event, duration, **facts):
+    del duration
+    if event.endswith('backend_compile_duration'):
+      programs.append(facts.get('fun_name', ''))
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(jax, 'jit', watched)
+      assert runs.train(config, tmp_path / 'run', '--config.mesh.data=8'
+                        ) == cli.DONE
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  assert sum('train_step' in name for name in programs) == 1, programs
 
 
 def test_several_experiment_arguments(config):

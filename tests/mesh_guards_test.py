@@ -130,14 +130,20 @@ def wgan_gp():
 
 
 def assert_close(a, b, tolerance):
-  """Each array to `tolerance` of its largest element."""
+  """Each array to `tolerance` of its largest element.
+
+  The gradient of a bias before batch normalization is zero but for rounding,
+  of sums over the whole batch.
+  """
   def one(path, x, y):
     if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
       x, y = jax.random.key_data(x), jax.random.key_data(y)
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    name = mesh_lib.path_name(path)
+    floor = 1e-7 if name.endswith('bias') else 1e-12
     np.testing.assert_allclose(
-        x, y, rtol=0, atol=tolerance * max(np.abs(y).max(), 1e-12),
-        err_msg=mesh_lib.path_name(path))
+        x, y, rtol=0, atol=max(tolerance * np.abs(y).max(), floor),
+        err_msg=name)
 
   jax.tree_util.tree_map_with_path(one, a, b)
 
@@ -195,7 +201,7 @@ def test_collectives_of_dcgan(dcgan):
   # What else there is are statistics: at most four numbers a channel in each
   # of a layer's passes, forward and backward; and a handful of scalars.
   passes = 2 * g_channels + 6 * d_channels
-  assert size <= 4 * (travelled + 2 * passes + 20)
+  assert size <= 4 * (travelled + 4 * passes + 20)
 
 
 def test_collectives_of_wgan_gp(wgan_gp):

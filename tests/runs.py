@@ -90,13 +90,19 @@ def command(module: str, *arguments: str) -> list[str]:
   return [sys.executable, '-m', f'gans_jax.{module}', *map(str, arguments)]
 
 
-def spawn(module: str, *arguments: str, **options) -> subprocess.Popen:
-  """Starts a command in a process of its own, with the devices of this one."""
+def spawn(module: str, *arguments: str, through=()) -> subprocess.Popen:
+  """Starts a command in a process of its own, with the devices of this one.
+
+  Args:
+    module: of gans_jax.
+    *arguments: of the command.
+    through: a command that execs the one it is given, with other rights.
+  """
   environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT),
                  'JAX_NUM_CPU_DEVICES': '8'}
   return subprocess.Popen(
-      command(module, *arguments), env=environment, cwd=ROOT, text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+      [*through, *command(module, *arguments)], env=environment, cwd=ROOT,
+      text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def records(workdir) -> list[dict]:
@@ -138,8 +144,8 @@ def refused(capsys, code: int, *words: str) -> str:
   """Asserts that stderr is one paragraph with `words`; returns it."""
   out, err = capsys.readouterr()
   assert code == cli.BAD_INPUT, (code, out, err)
-  errors = err[err.index('error: '):]
-  assert err.count('error: ') == 1 and 'Traceback' not in out + err, err
+  errors = err[err.index('error:'):]
+  assert err.count('error:') == 1 and 'Traceback' not in out + err, err
   assert '\n\n' not in errors.strip(), err
   text = ' '.join(err.split())
   for word in words:

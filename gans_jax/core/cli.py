@@ -57,6 +57,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 def call(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
   """Runs `main(argv)` and returns the exit code, errors told in words."""
   quiet_libraries()
+  sys.unraisablehook = _unraisable
   debug = '--debug' in argv
   try:
     with _console():
@@ -82,6 +83,18 @@ def call(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
             + '\n(run again with --debug for the traceback)',
             file=sys.stderr)
     return UNEXPECTED
+
+
+def _unraisable(found) -> None:
+  """As Python's hook, but for what says nothing.
+
+  Where a checkpoint cannot be written, the writers that are still at it find
+  their event loop closed, and each of them prints that: after an error that
+  has said what is the matter.
+  """
+  if not (found.exc_type is RuntimeError
+          and str(found.exc_value) == 'Event loop is closed'):
+    sys.__unraisablehook__(found)
 
 
 @contextlib.contextmanager
