@@ -1,5 +1,6 @@
 """DCGAN on CelebA, 64x64, pytorch/examples' settings: 25 epochs.
 
+Radford, Metz & Chintala 2015, arXiv:1511.06434.
 The paper's faces (section 5, figures 7 and 8: 350,000 images scraped from the
 web) were never published; CelebA has taken their place in the field.
 
@@ -35,19 +36,8 @@ def get_config(arg=''):
   config_lib.assign(config, config_lib.row(ROWS, args.row))
   if args.debug:
     config_lib.assign(config, {
-        'data.source': 'emoji:noto',
-        'data.resolution': 16,
-        'data.channels': 3,
-        'data.labels': 'none',
-        'data.limit': 64,
+        **config_lib.DEBUG,
         'model.ngf': 4,
         'model.ndf': 4,
-        'batch_size': 8,
-        'total_steps': 6,
-        'total_kimg': 0.0,
-        'log_every': 2,
-        'sample_every': 3,
-        'checkpoint_every': 2,
-        'evaluate_every': 0,
     })
   return config

@@ -47,20 +47,10 @@ def get_config(arg=''):
   config_lib.assign(config, config_lib.row(ROWS, args.row))
   if args.debug:
     config_lib.assign(config, {
-        'data.source': 'emoji:noto',
-        'data.resolution': 16,
-        'data.channels': 3,
+        **config_lib.DEBUG,
         'data.labels': 'group' if config.model.conditional else 'none',
-        'data.limit': 64,
         'model.dim_G': 4,
         'model.dim_D': 4,
         'model.z_dim': 8,
-        'batch_size': 8,
-        'total_steps': 6,
-        'total_kimg': 0.0,
-        'log_every': 2,
-        'sample_every': 3,
-        'checkpoint_every': 2,
-        'evaluate_every': 0,
     })
   return config

@@ -1,5 +1,6 @@
 """WGAN-GP on LSUN bedrooms, 64x64: figure 2, any architecture by any method.
 
+Gulrajani et al. 2017, arXiv:1704.00028.
 Rows (figure 2, top to bottom): dcgan, constant (no batch norm and the same
 number of filters everywhere in G), mlp (4 layers of 512 ReLU units as G),
 no_norm (in neither net), gated, tanh, resnet101; and pyramid, the ResNet that
@@ -39,20 +40,9 @@ def get_config(arg=''):
   config_lib.assign(config, wgan_gp.method(args.method, row))
   if args.debug:
     config_lib.assign(config, {
-        'data.source': 'emoji:noto',
-        'data.resolution': 16,
-        'data.channels': 3,
-        'data.labels': 'none',
-        'data.limit': 64,
+        **config_lib.DEBUG,
         'model.dim_G': 4,
         'model.dim_D': 4,
         'model.z_dim': 8,
-        'batch_size': 8,
-        'total_steps': 6,
-        'total_kimg': 0.0,
-        'log_every': 2,
-        'sample_every': 3,
-        'checkpoint_every': 2,
-        'evaluate_every': 0,
     })
   return config
