@@ -36,6 +36,7 @@ setuptools.setup(
         # with no GPU install the CPU build of torch 2.13.0 first.
         'test': [
             'pytest>=8',
+            'pytest-xdist>=3.6',
             'ruff>=0.14',
             'scipy>=1.14',
             'tensorboard>=2.18',

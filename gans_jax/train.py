@@ -4,6 +4,7 @@ What differs between papers is in gans_jax/systems; what every run needs is in
 gans_jax/core; this file is the order in which things happen.
 """
 
+import collections
 import contextlib
 import dataclasses
 import logging
@@ -125,9 +126,11 @@ def train(config: config_lib.ConfigDict, workdir: str,
     grids = Grids(config, system, spec, mesh)
     evaluator = evaluate.Evaluator(
         config, system, dataset, mesh) if config.evaluate_every else None
-    # With several steps in flight, gloo deadlocks between CPU processes.
-    in_step = (jax.process_count() > 1
-               and jax.devices()[0].platform == 'cpu')
+    # How many steps the host may be ahead of the device: enough to keep it
+    # busy, few enough for true rates and a quick stop. With several in flight,
+    # gloo deadlocks between CPU processes.
+    ahead = 0 if (jax.process_count() > 1
+                  and jax.devices()[0].platform == 'cpu') else 2
 
     def save(step: int, metrics=None) -> None:
       nonlocal saved
@@ -166,6 +169,7 @@ def train(config: config_lib.ConfigDict, workdir: str,
     # -- 6. The loop --------------------------------------------------------
     progress = stack.enter_context(contextlib.closing(logging_lib.Progress(
         total_steps, step, clock, enabled=jax.process_index() == 0)))
+    flying = collections.deque()  # logs of the steps that are under way
     pending = None  # (step, logs) still on the device
 
     def look() -> None:
@@ -188,8 +192,9 @@ def train(config: config_lib.ConfigDict, workdir: str,
       batch = mesh_lib.to_global(next(iterator), mesh)
       state, logs = train_step(state, batch, frozen)
       step += 1
-      if in_step:
-        jax.block_until_ready(state.step)
+      flying.append(logs)
+      if len(flying) > ahead:
+        jax.block_until_ready(flying.popleft())
       clock.tick()
       # The logs of an earlier step are fetched only now, when the device
       # has the next step to do.
@@ -251,13 +256,14 @@ class Grids:
     self._sampler = sampler_lib.Sampler(system, mesh, count)
     self._conditions = sampler_lib.fixed_conditions(
         system, spec, rows, self.columns)
+    self._averaged = config.ema.decay > 0 or config.ema.kimg > 0
     self._keys = rng.per_example(
         rng.named(jax.random.key(config.seed), 0, 'grid'), 0, count)
 
   def write(self, path: str, state, step: int, writer, alarms) -> None:
     """Writes samples/<weights>_<step>.png and TensorBoard images."""
     kinds = {'live': state_lib.variables(state)}
-    if state.ema:
+    if state.ema and self._averaged:
       kinds['ema'] = sampling_variables(state)
     for kind, variables in kinds.items():
       samples = self._sampler(variables, self._keys, self._conditions)

@@ -7,7 +7,7 @@ other nets: NS GAN 26.5 +- 1.6 FID, with the large-scale study's protocol
 Data: the IDX files, `--config.data.source=idx:FOLDER`, or tfds:fashion_mnist.
 Command: python -m gans_jax.main --config=experiments/gan/fashion_mnist.py \
     --workdir=runs/gan_fashion --config.data.source=idx:FOLDER
-Hardware: one GPU, or a CPU of two cores at @@MS@@ ms a step.
+Hardware: one GPU, or a CPU of two cores; not timed.
 Time: 125,000 steps.
 Metric: fd5k_lite0 (not FID). Not run in full by us.
 """

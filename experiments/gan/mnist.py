@@ -11,7 +11,7 @@ setting trains on the first 50,000 images (tfds: data.split='train[:50000]'),
 ours on all 60,000.
 Command: python -m gans_jax.main --config=experiments/gan/mnist.py \
     --workdir=runs/gan_mnist --config.data.source=idx:FOLDER
-Hardware: one GPU, or a CPU of two cores at @@MS@@ ms a step.
+Hardware: one GPU, or a CPU of two cores; not timed.
 Time: 125,000 steps, until the momentum stops rising.
 Metric: published: Parzen window log-likelihood 225 +- 2 (10,000 samples, from
 memory of the paper), which is not one of ours; fd5k_lite0 here (not FID). Not

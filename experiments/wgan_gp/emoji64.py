@@ -25,8 +25,9 @@ ROWS = {
 
 # The run whose figures README.md has: minutes on two cores.
 CPU = {'model.dim_G': 16, 'model.dim_D': 16, 'batch_size': 32,
-       'total_steps': 1500, 'log_every': 25, 'sample_every': 250,
-       'checkpoint_every': 750, 'evaluate_every': 750, 'ema.decay': 0.99,
+       'total_steps': 1000, 'log_every': 20, 'sample_every': 200,
+       'checkpoint_every': 500, 'evaluate_every': 500, 'ema.decay': 0.99,
+       'optimizer.G.lr': 5e-4, 'optimizer.D.lr': 5e-4,
        'evaluate.metrics': ('fd1k_lite0',)}
 
 

@@ -394,6 +394,25 @@ def total_steps(config: ConfigDict) -> int:
   return steps or math.ceil(kimg * 1000 / config.batch_size)
 
 
+def check_choice(config: ConfigDict, key: str, choices) -> None:
+  """Refuses a value of a dotted key that is not among `choices`."""
+  value = flatten(config)[key]
+  if value not in choices:
+    raise errors.UserError(
+        f'config.{key} is {value!r}. '
+        f'{nearest(str(value), [str(c) for c in choices])} '
+        f'Expected one of: {", ".join(map(str, choices))}.')
+
+
+def check_positive(config: ConfigDict, *keys: str) -> None:
+  """Refuses dotted keys whose value is not above 0."""
+  flat = flatten(config)
+  for key in keys:
+    if not (math.isfinite(flat[key]) and flat[key] > 0):
+      raise errors.UserError(
+          f'config.{key} is {flat[key]}, must be above 0.')
+
+
 def validate(config: ConfigDict) -> None:
   """Checks what is common to all systems."""
   total_steps(config)

@@ -274,17 +274,10 @@ def create(config: config_lib.ConfigDict, spec: spec_lib.DataSpec):
     UserError: naming the key.
   """
   model, loss = config.model, config.loss
-  for key, value, known in (
-      ('model.variant', model.variant, VARIANTS),
-      ('model.z', model.z, ('symmetric', 'unit'))):
-    if value not in known:
-      raise errors.UserError(
-          f'config.{key} is {value!r}. {config_lib.nearest(value, known)} '
-          f'Choose one of: {", ".join(known)}.')
-  for key in ('z_dim', 'ch', 'ch_max', 'fc'):
-    if model[key] < 1:
-      raise errors.UserError(
-          f'config.model.{key} is {model[key]}, must be at least 1.')
+  config_lib.check_choice(config, 'model.variant', VARIANTS)
+  config_lib.check_choice(config, 'model.z', ('symmetric', 'unit'))
+  config_lib.check_positive(config, 'model.z_dim', 'model.ch', 'model.ch_max',
+                            'model.fc', 'loss.k')
   if model.kernel < 3 or model.kernel % 2 == 0:
     raise errors.UserError(
         f'config.model.kernel is {model.kernel}; the layers of the conv '
@@ -298,8 +291,6 @@ def create(config: config_lib.ConfigDict, spec: spec_lib.DataSpec):
     raise errors.UserError(
         f'config.model.width is {model.width}; it multiplies layers of '
         f'{min(G_HIDDEN)} units and more, and must leave at least one.')
-  if loss.k < 1:
-    raise errors.UserError(f'config.loss.k is {loss.k}, must be at least 1.')
   if loss.l2 < 0:
     raise errors.UserError(f'config.loss.l2 is {loss.l2}, must be 0 or more.')
   objective = adversarial.get(loss.objective)

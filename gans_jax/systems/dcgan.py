@@ -44,7 +44,6 @@ from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 import functools
-import math
 from typing import Any
 
 from flax import linen as nn
@@ -54,7 +53,6 @@ from ml_collections import config_dict
 import optax
 
 from gans_jax.core import config as config_lib
-from gans_jax.core import errors
 from gans_jax.core import images
 from gans_jax.core import mesh
 from gans_jax.core import optimizers
@@ -308,25 +306,6 @@ def default_config() -> ConfigDict:
   ))
 
 
-def check_choice(config: ConfigDict, key: str, choices) -> None:
-  """Refuses a value of a dotted key that is not among `choices`."""
-  value = config_lib.flatten(config)[key]
-  if value not in choices:
-    raise errors.UserError(
-        f'config.{key} is {value!r}. '
-        f'{config_lib.nearest(str(value), [str(c) for c in choices])} '
-        f'Expected one of: {", ".join(map(str, choices))}.')
-
-
-def check_positive(config: ConfigDict, *keys: str) -> None:
-  """Refuses dotted keys whose value is not above 0."""
-  flat = config_lib.flatten(config)
-  for key in keys:
-    if not (math.isfinite(flat[key]) and flat[key] > 0):
-      raise errors.UserError(
-          f'config.{key} is {flat[key]}, must be above 0.')
-
-
 def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
   """Builds the system, see core/system.py.
 
@@ -334,12 +313,12 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
     UserError: a value that this system refuses.
   """
   system_lib.check_square_power_of_two('dcgan', spec, 16)
-  check_choice(config, 'model.variant', VARIANTS)
-  check_choice(config, 'model.z_distribution', ('normal', 'uniform'))
-  check_choice(config, 'loss.schedule', SCHEDULES)
-  check_choice(config, 'loss.penalty', PENALTIES)
-  check_choice(config, 'loss.penalty_form', ('grad', 'jvp'))
-  check_positive(config, 'model.z_dim', 'model.ngf', 'model.ndf',
+  config_lib.check_choice(config, 'model.variant', VARIANTS)
+  config_lib.check_choice(config, 'model.z_distribution', ('normal', 'uniform'))
+  config_lib.check_choice(config, 'loss.schedule', SCHEDULES)
+  config_lib.check_choice(config, 'loss.penalty', PENALTIES)
+  config_lib.check_choice(config, 'loss.penalty_form', ('grad', 'jvp'))
+  config_lib.check_positive(config, 'model.z_dim', 'model.ngf', 'model.ndf',
                  'model.bn_epsilon', 'loss.penalty_every')
   norm.check_scope('model.bn_scope', config.model.bn_scope)
   model = config.model

@@ -235,20 +235,18 @@ def create(config: config_lib.ConfigDict, spec: spec_lib.DataSpec):
     UserError: naming the key.
   """
   model, loss = config.model, config.loss
-  _choose('model.variant', model.variant, VARIANTS)
-  _choose('model.z', model.z, ('uniform', 'normal'))
-  _choose('loss.objective', loss.objective, ('non_saturating', 'minimax'))
-  for key in ('z_dim', 'g_hidden', 'd_units', 'd_pieces'):
-    if model[key] < 1:
-      raise errors.UserError(
-          f'config.model.{key} is {model[key]}, must be at least 1.')
+  for key, choices in (
+      ('model.variant', VARIANTS), ('model.z', ('uniform', 'normal')),
+      ('loss.objective', ('non_saturating', 'minimax'))):
+    config_lib.check_choice(config, key, choices)
+  config_lib.check_positive(
+      config, 'model.z_dim', 'model.g_hidden', 'model.d_units',
+      'model.d_pieces', 'loss.k')
   for key in ('keep_input', 'keep_hidden'):
     if not 0.0 < model[key] <= 1.0:
       raise errors.UserError(
           f'config.model.{key} is {model[key]}, the probability that dropout '
           'keeps a unit: it must be in (0, 1].')
-  if loss.k < 1:
-    raise errors.UserError(f'config.loss.k is {loss.k}, must be at least 1.')
   if loss.simultaneous and loss.k > 1:
     raise errors.UserError(
         f'config.loss.k is {loss.k}, but players that move at the same '
@@ -283,13 +281,6 @@ def create(config: config_lib.ConfigDict, spec: spec_lib.DataSpec):
       z_kind=model.z, simultaneous=loss.simultaneous,
       batches_per_step=loss.k, batch_size=config.batch_size,
       microbatches=config.microbatches, ema=config.ema)
-
-
-def _choose(key: str, value: str, known) -> None:
-  if value not in known:
-    raise errors.UserError(
-        f'config.{key} is {value!r}. {config_lib.nearest(value, known)} '
-        f'Choose one of: {", ".join(known)}.')
 
 
 def _marginal_logits(path: str, shape) -> np.ndarray | None:

@@ -195,12 +195,8 @@ def create(config: config_lib.ConfigDict, spec: spec_lib.DataSpec):
     UserError: naming the key.
   """
   model, loss = config.model, config.loss
-  for key, value, known in (('model.nets', model.nets, tuple(SETTINGS)),
-                            ('loss.penalty', loss.penalty, PENALTIES)):
-    if value not in known:
-      raise errors.UserError(
-          f'config.{key} is {value!r}. {config_lib.nearest(value, known)} '
-          f'Choose one of: {", ".join(known)}.')
+  config_lib.check_choice(config, 'model.nets', tuple(SETTINGS))
+  config_lib.check_choice(config, 'loss.penalty', PENALTIES)
   for group, key, least in (
       (model, 'z_dim', 0), (model, 'width', 0), (model, 'depth', 0),
       (model, 'd_width', 0), (model, 'd_depth', 0), (model, 'unroll', 0),

@@ -164,10 +164,10 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
   """
   if 'dcgan' in (config.model.G, config.model.D):
     system_lib.check_square_power_of_two('wgan', spec, 16)
-  dcgan.check_choice(config, 'model.G', NETS)
-  dcgan.check_choice(config, 'model.D', NETS)
-  dcgan.check_choice(config, 'model.norm_G', ('batch', 'none'))
-  dcgan.check_positive(config, 'model.z_dim', 'model.ngf', 'model.ndf',
+  config_lib.check_choice(config, 'model.G', NETS)
+  config_lib.check_choice(config, 'model.D', NETS)
+  config_lib.check_choice(config, 'model.norm_G', ('batch', 'none'))
+  config_lib.check_positive(config, 'model.z_dim', 'model.ngf', 'model.ndf',
                        'model.bn_epsilon', 'loss.n_critic', 'loss.clip',
                        'loss.boost_every')
   norm.check_scope('model.bn_scope', config.model.bn_scope)

@@ -79,7 +79,6 @@ from gans_jax.losses import penalties
 from gans_jax.nn import conv
 from gans_jax.nn import norm
 from gans_jax.nn import resample as resample_lib
-from gans_jax.systems import dcgan
 
 ConfigDict = config_dict.ConfigDict
 
@@ -569,8 +568,8 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
       ('model.activation_D', ('leaky_relu', 'tanh', 'gated')),
       ('loss.penalty', ('none', 'wgan_gp', 'wgan_lp')),
       ('loss.penalty_form', ('grad', 'jvp'))):
-    dcgan.check_choice(config, key, choices)
-  dcgan.check_positive(config, 'model.z_dim', 'model.dim_G', 'model.dim_D',
+    config_lib.check_choice(config, key, choices)
+  config_lib.check_positive(config, 'model.z_dim', 'model.dim_G', 'model.dim_D',
                        'loss.n_critic', 'loss.generator_batches')
   norm.check_scope('model.bn_scope', model.bn_scope)
   if model.norm_D == 'batch' and loss.penalty != 'none':
