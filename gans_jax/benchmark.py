@@ -3,6 +3,7 @@
 Run it on new hardware before anything else.
 """
 
+from collections.abc import Callable
 import json
 import time
 
@@ -19,9 +20,16 @@ collectives in the compiled program. Trains nothing, writes nothing but --json.
   python -m gans_jax.benchmark --config=experiments/wgan_gp/cifar10.py \\
       --config.batch_size=128 --repeat=30 --json=step.json
 
-"share" is the FLOPs that the compiler counts, per second, over the peak of
-the device: the published dense bfloat16 figure of a known accelerator,
-otherwise a float32 matrix product measured here.
+A row "G (after D)" is what G's update takes on top of the D update that it
+follows; "penalty" is what it adds to D's. Parts overlap in the whole step,
+which may be faster than their sum.
+
+"GFLOP" is the work of the convolutions and matrix products that the phase
+asks for, a device's even part of it: critic updates and microbatches as often
+as they run, a lazy penalty as if it were due at every step. "share" is that
+work, per second, over the peak of the device: the published dense bfloat16
+figure of a known accelerator, otherwise a float32 matrix product measured
+here.
 """
 
 # Dense peak per device in TFLOP/s, bfloat16, as published by the makers.
@@ -61,20 +69,31 @@ def measured_matmul(device, size: int = 2048) -> float:
   return 2 * size**3 / best / shared
 
 
-def compile_phase(function, args, options, **jit_options) -> dict:
+def compile_phase(function, args, options, devices: int,
+                  **jit_options) -> dict:
   """Compiles; returns the program with the seconds and counts it took.
 
+  Args:
+    function: what to compile.
+    args: its arguments.
+    options: of the compiler.
+    devices: size of the mesh.
+    **jit_options: as `jax.jit` takes them.
+
   Returns:
-    dict of compiled, trace_s, compile_s, flops (per device), memory (bytes
-    per device), collectives {kind: {count, bytes}}.
+    dict of compiled, trace_s, compile_s, flops (per device, evenly split),
+    xla_flops (per device), memory (bytes per device), collectives
+    {kind: {count, bytes}}.
   """
   import jax
 
+  from gans_jax.core import flops
   from gans_jax.core import hlo
 
   start = time.perf_counter()
-  lowered = jax.jit(function, **jit_options).lower(*args)
-  traced = time.perf_counter()
+  traced = jax.jit(function, **jit_options).trace(*args)
+  lowered = traced.lower()
+  middle = time.perf_counter()
   compiled = lowered.compile(compiler_options=options)
   done = time.perf_counter()
   cost = compiled.cost_analysis() or {}
@@ -84,8 +103,12 @@ def compile_phase(function, args, options, **jit_options) -> dict:
     sizes = {name: int(getattr(memory, f'{name}_size_in_bytes'))
              for name in ('argument', 'output', 'temp', 'alias')}
   return dict(
-      compiled=compiled, trace_s=traced - start, compile_s=done - traced,
-      flops=float(cost.get('flops', 0.0)), memory=sizes,
+      compiled=compiled, trace_s=middle - start, compile_s=done - middle,
+      # `flops.of`, without tracing once more.
+      flops=flops.count(flops.needed(traced.jaxpr)) / devices,
+      # With elementwise work, but the body of a loop (n_critic, microbatches)
+      # only once, however often it runs.
+      xla_flops=float(cost.get('flops', 0.0)), memory=sizes,
       collectives={kind: dict(count=count, bytes=size) for kind, (count, size)
                    in hlo.collectives(compiled).items()})
 
@@ -103,21 +126,22 @@ def median_seconds(call, repeat: int) -> dict[str, float]:
               max_s=seconds[-1])
 
 
-def step_without_others(system, player: str):
-  """Returns the train step with the results of one player alone."""
+def step_without_others(system, *players: str):
+  """Returns the train step with the results of these players alone."""
   def part(state, batch, frozen):
     after = system.train_step(state, batch, frozen)[0]
-    return ({net: after.params[net] for net in system.players[player]},
-            after.opt[player])
+    return [({net: after.params[net] for net in system.players[player]},
+             after.opt[player]) for player in players]
 
   return part
 
 
-def time_part(function, args, options, repeat: int) -> tuple[dict, dict]:
+def time_part(function, args, options, devices: int,
+              repeat: int) -> tuple[dict, dict]:
   """Returns (compile_phase's dict, median_seconds' dict) of a function."""
   import jax
 
-  found = compile_phase(function, args, options)
+  found = compile_phase(function, args, options, devices)
   compiled = found.pop('compiled')
   return found, median_seconds(
       lambda: jax.block_until_ready(compiled(*args)), repeat)
@@ -131,24 +155,32 @@ def difference(whole: tuple[dict, dict], part: tuple[dict, dict]
   """
   seconds = {name: max(whole[1][name] - part[1][name], 0.0)
              for name in whole[1]}
-  return {**whole[0], 'flops': max(whole[0]['flops'] - part[0]['flops'], 0.0),
-          'on_top': True}, seconds
+  flops = {name: max(whole[0][name] - part[0][name], 0.0)
+           for name in ('flops', 'xla_flops')}
+  return {**whole[0], **flops, 'on_top': True}, seconds
 
 
-def in_turn(parts: dict[str, tuple[dict, dict]]) -> dict[str, tuple]:
+def in_turn(parts: dict[str, tuple[dict, dict]],
+            together: Callable[[str, str], float]) -> dict[str, tuple]:
   """Separates updates of players that follow each other.
 
   In an alternating game the later player's program holds the earlier one's
   update; it is then told as what it takes on top.
+
+  Args:
+    parts: {player: what `time_part` returns}.
+    together: returns the FLOPs (per device) of a program that does the
+      updates of two players.
   """
   order = sorted(parts, key=lambda name: parts[name][0]['flops'])
   rows = {}
   for i, name in enumerate(order):
     before = order[i - 1] if i else None
-    # Simultaneous players share at most the generated images.
-    nested = before and (parts[name][0]['flops']
-                         > 1.2 * parts[before][0]['flops'])
-    if nested:
+    # Nested: the later program lacks nothing of both updates. Being larger
+    # says nothing: after five critic updates that of G adds little, and
+    # simultaneous players may differ by any factor.
+    if before and (together(before, name) - parts[name][0]['flops']
+                   < 0.01 * parts[before][0]['flops']):
       rows[f'{name} (after {before})'] = difference(
           parts[name], parts[before])
     else:
@@ -182,6 +214,7 @@ def benchmark(config, repeat: int = 10) -> dict:
 
   from gans_jax.core import compilation
   from gans_jax.core import config as config_lib
+  from gans_jax.core import flops
   from gans_jax.core import mesh as mesh_lib
   from gans_jax.core import schedules
   from gans_jax.core import step as step_lib
@@ -219,8 +252,9 @@ def benchmark(config, repeat: int = 10) -> dict:
     abstract = system_lib.abstract_state(system, config.seed)
     shardings = mesh_lib.shardings(abstract, mesh)
     replicated = jax.sharding.NamedSharding(mesh, mesh_lib.P())
-    state = jax.jit(system.init, out_shardings=shardings)(
-        jax.random.key(config.seed))
+    state = jax.jit(system.init, out_shardings=shardings,
+                    compiler_options=compilation.options(0))(
+                        jax.random.key(config.seed))
     frozen = jax.device_put(system.frozen(), replicated)
     next(iterator)  # Starting the readers is no part of the rate.
     add('data', {}, median_seconds(lambda: next(iterator), repeat),
@@ -230,23 +264,29 @@ def benchmark(config, repeat: int = 10) -> dict:
     # A phase is the step's program with all other results left out: the
     # compiler drops what they alone needed.
     args = (state, batch, frozen)
-    parts = {name: time_part(step_without_others(system, name), args, options,
-                             repeat) for name in system.players}
-    for name, row in in_turn(parts).items():
+
+    def measure(function):
+      return time_part(function, args, options, mesh.size, repeat)
+
+    def together(*players):
+      return flops.of(step_without_others(system, *players),
+                      *args) / mesh.size
+
+    parts = {name: measure(step_without_others(system, name))
+             for name in system.players}
+    for name, row in in_turn(parts, together).items():
       add(name, *row)
     bare = without_penalty(config)
     if bare is not None and 'D' in parts:
-      plain = time_part(
-          step_without_others(system_lib.create(bare, dataset.spec), 'D'),
-          args, options, repeat)
+      plain = measure(step_without_others(
+          system_lib.create(bare, dataset.spec), 'D'))
       add(f'penalty {config.loss.penalty}', *difference(parts['D'], plain))
-    add('EMA', *time_part(
+    add('EMA', *measure(
         lambda state, batch, frozen: step_lib.finish(
-            state, schedules.ema_beta(config.ema, state.step, images)).ema,
-        args, options, repeat))
+            state, schedules.ema_beta(config.ema, state.step, images)).ema))
 
     found = compile_phase(
-        system.train_step, (state, batch, frozen), options,
+        system.train_step, args, options, mesh.size,
         donate_argnums=0, out_shardings=(shardings, replicated))
     compiled = found.pop('compiled')
 
