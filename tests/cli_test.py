@@ -12,7 +12,7 @@ import runs
 from gans_jax.core import cli
 from gans_jax.core import errors
 
-COMMANDS = ('main', 'sample', 'evaluate', 'prepare', 'benchmark')
+COMMANDS = ('main', 'sample', 'evaluate', 'prepare', 'benchmark', 'convert')
 SECONDS = 3.0
 
 
@@ -47,8 +47,10 @@ def test_help_takes_no_three_seconds(name):
 
 
 def test_every_module_with_a_command_is_tested():
-  found = {path.stem for path in (runs.ROOT / 'gans_jax').glob('*.py')
+  package = runs.ROOT / 'gans_jax'
+  found = {path.stem for path in package.glob('*.py')
            if "__name__ == '__main__'" in path.read_text()}
+  found |= {path.parent.name for path in package.glob('*/__main__.py')}
   assert found == set(COMMANDS)
 
 
