@@ -7,6 +7,8 @@ import subprocess
 import sys
 import zipfile
 
+import cifar_archives
+import idx_files
 import numpy as np
 import pictures
 from PIL import Image
@@ -294,15 +296,11 @@ def test_asking_for_what_was_not_prepared(tmp_path, config, words):
 
 
 def test_recognises_bare_paths(tmp_path):
-  sys.path.insert(0, os.path.join(os.path.dirname(__file__), 'data'))
-  import cifar_test
-  import idx_test
-
-  idx_test.write_set(tmp_path / 'idx')
+  idx_files.write_set(tmp_path / 'idx')
   assert _run(f'--source={tmp_path}/idx', f'--out={tmp_path}/a',
               '--resolution=32', '--crop=pad', '--channels=1') == 0
   assert _open(tmp_path / 'a', channels=1, labels='class').spec.num_classes == 3
-  archive = cifar_test.binary_ten(tmp_path / 'cifar.tar.gz')
+  archive = cifar_archives.binary_ten(tmp_path / 'cifar.tar.gz')
   assert _run(f'--source={archive}', f'--out={tmp_path}/b',
               '--split=test') == 0
   assert len(_open(tmp_path / 'b', split='test')) == 2
@@ -314,10 +312,7 @@ def test_recognises_bare_paths(tmp_path):
 
 
 def test_tfds_is_prepared_from_the_original_files(tmp_path):
-  sys.path.insert(0, os.path.join(os.path.dirname(__file__), 'data'))
-  import idx_test
-
-  want = idx_test.write_set(tmp_path / 'idx')['train'][0]
+  want = idx_files.write_set(tmp_path / 'idx')['train'][0]
   args = ['--source=tfds:mnist', f'--data.manual_dir={tmp_path}/idx',
           f'--data.data_dir={tmp_path}/tfds', '--channels=1']
   assert _run(*args) == 0  # for TFDS alone

@@ -1,36 +1,14 @@
 """IDX files as MNIST's authors define them, written here by hand."""
 
 import gzip
-import struct
 
+import idx_files
 import numpy as np
-import pictures
 import pytest
 
 from gans_jax.core import errors
 from gans_jax.data import idx
 from gans_jax.data import pipeline
-
-
-def encode(array: np.ndarray) -> bytes:
-  """Returns the IDX file of unsigned bytes."""
-  return (struct.pack('>BBBB', 0, 0, 8, array.ndim)
-          + struct.pack(f'>{array.ndim}I', *array.shape) + array.tobytes())
-
-
-def write_set(folder, counts=(7, 4), prefix='', suffix='.gz', first=0):
-  """Writes four files; returns {split: (images, labels)}."""
-  result = {}
-  for split, name, count in zip(('train', 'test'), ('train', 't10k'), counts,
-                                strict=True):
-    images = pictures.pixels(count, (28, 28 * count), 1).reshape(-1, 28, 28)
-    labels = (np.arange(count) % 3 + first).astype(np.uint8)
-    for what, array in (('images-idx3', images), ('labels-idx1', labels)):
-      data = encode(array)
-      pictures.write(folder, f'{prefix}{name}-{what}-ubyte{suffix}',
-                     gzip.compress(data) if suffix == '.gz' else data)
-    result[split] = images, labels
-  return result
 
 
 def _open(path, split='train', **config):
@@ -40,7 +18,7 @@ def _open(path, split='train', **config):
 
 @pytest.mark.parametrize('suffix', ['', '.gz'])
 def test_reads_what_was_written(tmp_path, suffix):
-  want = write_set(tmp_path, suffix=suffix)
+  want = idx_files.write_set(tmp_path, suffix=suffix)
   for split in ('train', 'test'):
     data = _open(tmp_path, split, labels='class')
     images, labels = want[split]
@@ -55,7 +33,7 @@ def test_reads_what_was_written(tmp_path, suffix):
 
 
 def test_pads_to_32_and_repeats_grey_in_colour(tmp_path):
-  images = write_set(tmp_path)['train'][0]
+  images = idx_files.write_set(tmp_path)['train'][0]
   data = _open(tmp_path, crop='pad', resolution=32, channels=3)
   batch = data.take(np.array([1, 0]))['image']
   assert batch.shape == (2, 32, 32, 3)
@@ -65,8 +43,8 @@ def test_pads_to_32_and_repeats_grey_in_colour(tmp_path):
 
 
 def test_several_sets_in_a_folder_need_a_prefix(tmp_path):
-  write_set(tmp_path, prefix='emnist-digits-')
-  want = write_set(tmp_path, prefix='emnist-letters-', first=1)
+  idx_files.write_set(tmp_path, prefix='emnist-digits-')
+  want = idx_files.write_set(tmp_path, prefix='emnist-letters-', first=1)
   with pytest.raises(errors.UserError, match='several: emnist-digits'):
     _open(tmp_path)
   data = _open(tmp_path / 'emnist-letters', labels='class')
@@ -78,7 +56,7 @@ def test_several_sets_in_a_folder_need_a_prefix(tmp_path):
 
 
 def test_refuses_damage(tmp_path):
-  write_set(tmp_path)
+  idx_files.write_set(tmp_path)
   path = tmp_path / 'train-images-idx3-ubyte.gz'
   whole = path.read_bytes()
   cases = {
@@ -88,8 +66,9 @@ def test_refuses_damage(tmp_path):
       'starts with 00000d03': gzip.compress(
           b'\0\0\x0d\3' + gzip.decompress(whole)[4:]),
       'starts with nothing': b'',
-      '2 dimensions': encode(np.zeros((7, 28), np.uint8)),
-      '6 images and .* 7 labels': encode(np.zeros((6, 28, 28), np.uint8)),
+      '2 dimensions': idx_files.encode(np.zeros((7, 28), np.uint8)),
+      '6 images and .* 7 labels':
+          idx_files.encode(np.zeros((6, 28, 28), np.uint8)),
   }
   for words, data in cases.items():
     path.write_bytes(data)
@@ -106,12 +85,12 @@ def test_refuses_absence_and_other_splits(tmp_path):
     _open(tmp_path / 'no' / 'such')
   with pytest.raises(errors.UserError, match='train and test'):
     _open(tmp_path, 'val')
-  write_set(tmp_path)
+  idx_files.write_set(tmp_path)
   with pytest.raises(errors.UserError, match='none and class'):
     _open(tmp_path, labels='tone')
 
 
 def test_knows_an_idx_folder(tmp_path):
   assert not idx.is_idx_folder(tmp_path)
-  write_set(tmp_path)
+  idx_files.write_set(tmp_path)
   assert idx.is_idx_folder(tmp_path)

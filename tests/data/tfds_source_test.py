@@ -2,8 +2,8 @@
 
 import sys
 
-import cifar_test
-import idx_test
+import cifar_archives
+import idx_files
 import numpy as np
 import pytest
 
@@ -20,7 +20,7 @@ def _open(name, root, split='train', **config):
 
 @pytest.mark.parametrize('name', ['mnist', 'fashion_mnist', 'kmnist'])
 def test_mnist_family(tmp_path, name):
-  want = idx_test.write_set(tmp_path / 'files')
+  want = idx_files.write_set(tmp_path / 'files')
   builders.prepare(name, str(tmp_path / 'files'), str(tmp_path / 'tfds'))
   for split in ('train', 'test'):
     data = _open(name, tmp_path / 'tfds', split, labels='class', channels=1)
@@ -34,7 +34,7 @@ def test_mnist_family(tmp_path, name):
 
 
 def test_emnist_is_turned_upright(tmp_path):
-  want = idx_test.write_set(tmp_path, prefix='emnist-letters-')
+  want = idx_files.write_set(tmp_path, prefix='emnist-letters-')
   builders.prepare('emnist/letters', str(tmp_path), str(tmp_path / 'tfds'))
   for name in ('emnist', 'emnist/letters', 'emnist/letters:3.1.0'):
     data = _open(name, tmp_path / 'tfds', channels=1, labels='class')
@@ -44,13 +44,13 @@ def test_emnist_is_turned_upright(tmp_path):
 
 
 @pytest.mark.parametrize('name, make, classes', [
-    ('cifar10', cifar_test.python_ten, 10),
-    ('cifar100', cifar_test.binary_hundred, 100)])
+    ('cifar10', cifar_archives.python_ten, 10),
+    ('cifar100', cifar_archives.binary_hundred, 100)])
 def test_cifar(tmp_path, name, make, classes):
   make(tmp_path / f'cifar-{classes}-x.tar.gz')
   builders.prepare(name, str(tmp_path), str(tmp_path / 'tfds'))
   data = _open(name, tmp_path / 'tfds', labels='class')
-  images, labels, coarse = cifar_test.content(2 if classes == 10 else 3, 0)
+  images, labels, coarse = cifar_archives.content(2 if classes == 10 else 3, 0)
   assert data.spec.num_classes == classes
   for i in range(2):
     np.testing.assert_array_equal(data[i]['image'], images[i])
@@ -61,7 +61,7 @@ def test_cifar(tmp_path, name, make, classes):
 
 
 def test_split_expressions_resizing_and_refusals(tmp_path):
-  idx_test.write_set(tmp_path / 'files')
+  idx_files.write_set(tmp_path / 'files')
   builders.prepare('mnist', str(tmp_path / 'files'), str(tmp_path))
   assert len(_open('mnist', tmp_path, 'train[:3]')) == 3
   data = _open('mnist', tmp_path, resolution=32, crop='pad')
