@@ -41,6 +41,12 @@ setuptools.setup(
             'scipy>=1.14',
             'tensorboard>=2.18',
             'torch==2.13.0',
+            # The official metrics, whose numbers ours must equal.
+            'torchvision==0.28.0',
+            'pytorch-fid==0.3.0',
+            'torch-fidelity==0.4.0',
+            'lpips==0.1.4',
+            'prdc==0.2',
         ],
         'tpu': ['jax[tpu]>=0.10,<0.13'],
         'cuda12': ['jax[cuda12]>=0.10,<0.13'],

@@ -1,7 +1,8 @@
 """Official weights to a workdir: `python -m gans_jax.convert --format=dcgan`.
 
 The workdir is like that of a run: sample, evaluate and `gans_jax.load` take
-it. Files are read as data; nothing in them is executed.
+it. The feature network of FID becomes a file, which evaluate takes. Files are
+read as data; nothing in them is executed.
 """
 
 import hashlib
@@ -12,23 +13,32 @@ from gans_jax.core import errors
 
 DESCRIPTION = """
 Turns official weights into a workdir, from which images are sampled as from a
-run of our own. Nothing in the files is executed.
+run of our own, or those of FID's feature network into a file of our own form.
+Nothing in the files is executed.
 
   python -m gans_jax.convert --format=dcgan --checkpoint=netG_epoch_24.pth \\
       --out=runs/dcgan_official
   python -m gans_jax.convert --format=wgan --checkpoint=netG_epoch_9.pth \\
       --discriminator=netD_epoch_9.pth --out=runs/wgan_official
   python -m gans_jax.sample --workdir=runs/dcgan_official --seeds=0-63
+  python -m gans_jax.convert --format=inception \\
+      --checkpoint=pt_inception-2015-12-05-6726825d.pth --out=inception.npz
 
 formats:
-  dcgan   pytorch/examples, netG_epoch_N.pth (and netD_epoch_N.pth)
-  wgan    martinarjovsky/WassersteinGAN, the same names
+  dcgan      pytorch/examples, netG_epoch_N.pth (and netD_epoch_N.pth)
+  wgan       martinarjovsky/WassersteinGAN, the same names
+  inception  the network of FID and the Inception Score, of pytorch-fid or
+             torch-fidelity (.pth), NVIDIA (.pt) or TensorFlow (.pb); --out is
+             FILE.npz, or a directory for inception-2015-12-05.npz
 
 Config keys that the weights do not tell can be set by --config.KEY=VALUE,
 such as --config.data.source for evaluate.
 """
 
-FORMATS = ('dcgan', 'wgan')
+FORMATS = ('dcgan', 'wgan', 'inception')
+
+# A name that convert/inception.py looks for.
+INCEPTION_NPZ = 'inception-2015-12-05.npz'
 
 
 def convert(format_: str, checkpoint: str, discriminator: str | None,
@@ -36,7 +46,7 @@ def convert(format_: str, checkpoint: str, discriminator: str | None,
   """Writes the workdir.
 
   Args:
-    format_: one of `FORMATS`.
+    format_: 'dcgan' or 'wgan'.
     checkpoint: file of the generator's weights.
     discriminator: file of the discriminator's weights; without it, the
       workdir has an untrained one.
@@ -111,6 +121,31 @@ def convert(format_: str, checkpoint: str, discriminator: str | None,
     checkpoints.wait()
 
 
+def convert_inception(checkpoint: str, out: str) -> str:
+  """Writes FID's feature network in our own form.
+
+  Args:
+    checkpoint: file of any form that convert/inception.py reads.
+    out: file to be made if it ends in .npz, otherwise its directory.
+
+  Returns:
+    Path of the file.
+
+  Raises:
+    UserError: a file that is missing, damaged or of another network, or a
+      path that cannot be written.
+  """
+  from gans_jax.convert import inception
+
+  if not out.endswith('.npz'):
+    out = os.path.join(out, INCEPTION_NPZ)
+  if os.path.exists(out):
+    raise errors.UserError(
+        f'{out} exists already. Give another --out, or remove it.')
+  inception.save(out, inception.read(checkpoint))
+  return out
+
+
 def sha256(path: str) -> str:
   """Returns the digest of a file in hexadecimal digits."""
   with open(path, 'rb') as file:
@@ -144,11 +179,25 @@ def main(argv: list[str]) -> int:
   parser = cli.parser('python -m gans_jax.convert', DESCRIPTION)
   parser.add_argument('--format', required=True, choices=FORMATS)
   parser.add_argument('--checkpoint', required=True, metavar='FILE',
-                      help="the generator's weights")
+                      help="the generator's (or the network's) weights")
   parser.add_argument('--discriminator', metavar='FILE',
                       help="the discriminator's, if you have them")
-  parser.add_argument('--out', required=True, metavar='DIR')
+  parser.add_argument('--out', required=True, metavar='DIR|FILE')
   args = parser.parse_args(rest)
+  if args.format == 'inception':
+    unused = [f'--config.{override}' for override in overrides]
+    unused += ['--discriminator'] if args.discriminator else []
+    if unused:
+      raise errors.UserError(
+          f'{unused[0]} has no meaning with --format=inception, which takes '
+          '--checkpoint and --out alone. Leave it out.')
+    from gans_jax.convert import published
+
+    path = convert_inception(args.checkpoint, args.out)
+    print(f'{path}: name it with --inception_weights={path}; in '
+          f'{published.weights_dir()} it is found by itself under the name '
+          f'{INCEPTION_NPZ}')
+    return cli.DONE
   convert(args.format, args.checkpoint, args.discriminator, args.out,
           overrides)
   print(f'{args.out}: try\n'

@@ -147,7 +147,7 @@ def _allowed() -> dict[str, Any]:
   allowed = {
       'collections.OrderedDict': collections.OrderedDict,
       'torch.Size': safe_pickle.Call(tuple),
-      'torch._utils._rebuild_tensor_v2': safe_pickle.Call(_tensor),
+      'torch._utils._rebuild_tensor_v2': safe_pickle.Call(strided),
       'torch._utils._rebuild_parameter': safe_pickle.Call(
           lambda data, requires_grad, hooks: data),
   }
@@ -156,7 +156,7 @@ def _allowed() -> dict[str, Any]:
   return allowed
 
 
-def _tensor(storage, offset, size, stride, *_):
+def strided(storage, offset, size, stride, *_):
   """The strided view of a 1-D storage; all arguments in elements."""
   last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
   if min((offset, *size, *stride)) < 0 or (

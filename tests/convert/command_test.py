@@ -1,4 +1,4 @@
-"""Official DCGAN files through the command, to the same images."""
+"""Official files through the command: DCGAN to images, Inception to .npz."""
 
 import importlib
 
@@ -9,6 +9,7 @@ import runs
 import torch
 
 import gans_jax
+from gans_jax.convert import inception
 from gans_jax.core import cli
 
 command = importlib.import_module('gans_jax.convert.__main__')
@@ -114,3 +115,43 @@ def test_refusals(official, tmp_path, capsys):
   capsys.readouterr()
   code = call('--format=dcgan', f'--checkpoint={g}', f'--out={out}')
   runs.refused(capsys, code, 'holds these weights already')
+
+
+def test_inception_to_our_own_form(tmp_path, capsys):
+  r, state = np.random.default_rng(0), {}
+  for module, (*kernel, i, o) in inception._shapes().items():
+    shape = (o, i, *kernel)
+    if module == 'fc':
+      state |= {'fc.weight': torch.zeros(shape), 'fc.bias': torch.zeros(o)}
+      continue
+    # Of one number each, which takes no space in the file.
+    state[f'{module}.conv.weight'] = torch.tensor(
+        r.random(1, np.float32)).expand(shape)
+    for part in ('bias', 'running_mean', 'running_var'):
+      state[f'{module}.bn.{part}'] = torch.tensor(
+          r.random(1, np.float32)).expand(o)
+  path = tmp_path / 'pt_inception.pth'
+  torch.save(state, path)
+  expected = inception.read(path)
+
+  options = '--format=inception', f'--checkpoint={path}'
+  for out, made in ((tmp_path / 'folder', 'inception-2015-12-05.npz'),
+                    (tmp_path / 'other' / 'x.npz', '')):
+    assert call(*options, f'--out={out}') == cli.DONE
+    assert f'--inception_weights={out / made}' in capsys.readouterr().out
+    found = inception.read(out / made)
+    assert found.sha256 == expected.sha256
+    assert jax.tree.all(jax.tree.map(
+        np.array_equal, found.variables, expected.variables))
+    runs.refused(capsys, call(*options, f'--out={out}'),
+                 str(out / made), 'exists already')
+
+  assert command.INCEPTION_NPZ in inception.INCEPTION.names
+
+  out = tmp_path / 'new.npz'
+  for extra, words in (
+      ([f'--discriminator={path}'], ['--discriminator has no meaning']),
+      (['--config.seed=3'], ['--config.seed=3 has no meaning']),
+      ([f'--checkpoint={tmp_path}/no.pth'], ['no.pth cannot be read'])):
+    runs.refused(capsys, call(*options, *extra, f'--out={out}'), *words)
+    assert not out.exists()
