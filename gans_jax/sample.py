@@ -19,6 +19,13 @@ a grid of all. The same seed gives the same image whatever else is asked for.
   python -m gans_jax.sample --workdir=runs/x --label=3 --seeds=0-63
   python -m gans_jax.sample --workdir=runs/x --interpolate=0-7 --frames=30
   python -m gans_jax.sample --workdir=runs/x --num=50000 --format=zip
+
+--batch_norm chooses what a generator with batch normalization is normalized
+by: the running averages of training (the default), the statistics of each
+batch of samples ('batch': a seed's image then depends on the seeds beside it
+and on --batch_size), or standing statistics as BigGAN's ('standing:N': plain
+averages over N batches of fresh latents, and of labels of all classes alike,
+as large as those of training).
 """
 
 
@@ -90,6 +97,7 @@ class Generator:
     self.variables = jax.device_put(
         self.variables, jax.sharding.NamedSharding(self._mesh, mesh_lib.P()))
     self._samplers = {}
+    self._standing = {}
 
   def keys(self, seeds):
     """Returns the random keys of integer seeds."""
@@ -101,7 +109,8 @@ class Generator:
     """Returns the latents of integer seeds, float32 [N, ...]."""
     return self.system.latents(self.keys(seeds))
 
-  def __call__(self, seeds=None, *, keys=None, z=None, label=None, **options):
+  def __call__(self, seeds=None, *, keys=None, z=None, label=None,
+               batch_norm='running', **options):
     """Generates.
 
     Args:
@@ -111,22 +120,30 @@ class Generator:
       label: class, or one for each image. By default the class of a
         conditional generator is the seed modulo the number of classes (with
         `keys` or `z`: the position).
+      batch_norm: 'running', 'batch' or 'standing:N'
+        (core/standing_statistics.py). With 'batch' an image depends on the
+        others of its batch, and so on `batch_size`.
       **options: what the system's `generate` takes, such as truncation.
 
     Returns:
       uint8 [N, H, W, C]; float32 [N, 2] of a system that makes points.
     """
-    batches = self.batches(seeds, keys=keys, z=z, label=label, **options)
+    batches = self.batches(seeds, keys=keys, z=z, label=label,
+                           batch_norm=batch_norm, **options)
     import numpy as np
 
     return np.concatenate(list(batches))
 
-  def batches(self, seeds=None, *, keys=None, z=None, label=None, **options):
+  def batches(self, seeds=None, *, keys=None, z=None, label=None,
+              batch_norm='running', **options):
     """As `__call__`, a batch at a time."""
     import numpy as np
 
     from gans_jax.core import sampler as sampler_lib
+    from gans_jax.core import standing_statistics
 
+    kind, passes = standing_statistics.parse(batch_norm)
+    standing_statistics.check(self.system, self.variables, batch_norm)
     for name in options:
       if name not in self.system.options:
         known = ', '.join(self.system.options) or 'none'
@@ -150,12 +167,32 @@ class Generator:
       raise errors.UserError(
           f'The system {self.config.system!r} of this run is not '
           'conditional: it takes no label.')
-    name = tuple(sorted(options.items()))
-    size = min(self.batch_size, count)
+    by_batch = kind == 'batch'
+    name = by_batch, *sorted(options.items())
+    size = self.batch_size if by_batch else min(self.batch_size, count)
     if name not in self._samplers or self._samplers[name].batch_size < size:
       self._samplers[name] = sampler_lib.Sampler(
-          self.system, self._mesh, size, **options)
-    return self._samplers[name].batches(self.variables, keys, conditions)
+          self.system, self._mesh, size, batch_statistics=by_batch, **options)
+    variables = self.variables
+    if kind == 'standing':
+      variables = self._standing_variables(passes, options)
+    return self._samplers[name].batches(variables, keys, conditions)
+
+  def _standing_variables(self, passes: int, options):
+    """Returns the variables with standing statistics, computed once."""
+    from gans_jax.core import label_distribution
+    from gans_jax.core import standing_statistics
+
+    name = passes, *sorted(options.items())
+    if name not in self._standing:
+      labels = None
+      if 'label' in self.system.conditions:
+        labels = label_distribution.pool('uniform', self.spec.num_classes)
+      self._standing[name] = standing_statistics.accumulate(
+          self.system, self.variables, self._mesh, passes=passes,
+          batch_size=standing_statistics.training_batch(self.config),
+          labels=labels, **options)
+    return self._standing[name]
 
   def labels(self, seeds, label=None):
     """Returns the classes int32 [N] of `seeds`; see `__call__`."""
@@ -275,12 +312,14 @@ def write_many(generator: Generator, seeds, path: str, form: str,
   """
   from gans_jax.core import files
 
+  # First of all: it refuses what cannot be sampled.
+  batches = generator.batches(seeds, label=label, **options)
   try:
     if form == 'zip':
       os.makedirs(os.path.dirname(path), exist_ok=True)
       partial = f'{path}.partial'
       with zipfile.ZipFile(partial, 'w', zipfile.ZIP_STORED) as archive:
-        _write_many(generator, seeds, archive.writestr, label, options)
+        _write_many(generator, seeds, batches, archive.writestr, label)
       os.replace(partial, path)
       return
 
@@ -290,12 +329,12 @@ def write_many(generator: Generator, seeds, path: str, form: str,
       with open(file, 'wb') as f:
         f.write(data.encode() if isinstance(data, str) else data)
 
-    _write_many(generator, seeds, write, label, options)
+    _write_many(generator, seeds, batches, write, label)
   except OSError as error:
     raise files.cannot_write(path, error) from error
 
 
-def _write_many(generator, seeds, write, label, options) -> None:
+def _write_many(generator, seeds, batches, write, label) -> None:
   """Calls `write(name, content)` for every image and for dataset.json."""
   import numpy as np
   import tqdm
@@ -310,7 +349,7 @@ def _write_many(generator, seeds, write, label, options) -> None:
       index['class_names'] = list(generator.spec.class_names)
   i = 0
   with tqdm.tqdm(total=len(seeds), unit='img', desc='sampling') as bar:
-    for batch in generator.batches(seeds, label=label, **options):
+    for batch in batches:
       for image in np.asarray(batch):
         name = f'{i // 1000:05d}/img{i:08d}.png'
         write(name, images_lib.to_png(image))
@@ -346,8 +385,8 @@ def main(argv: list[str]) -> int:
   add('--truncation', type=float, metavar='PSI')
   add('--truncation_sweep', metavar='1,0.7,0.5',
       help='one grid, a row for each value')
-  add('--batch_statistics', action='store_true',
-      help='normalize with the statistics of the batch, not the running ones')
+  add('--batch_norm', default='running', metavar='running|batch|standing[:N]',
+      help='statistics of batch normalization; see above')
   add('--interpolate', metavar='0-7',
       help='a strip and an animated PNG through these seeds')
   add('--frames', type=int, default=16, help='images between two seeds')
@@ -373,11 +412,9 @@ def main(argv: list[str]) -> int:
         '--num and --interpolate need a system of images, and '
         f'{generator.config.system!r} makes points. Use --seeds.')
   out = args.out or os.path.join(args.workdir, 'generated')
-  options = {}
+  options = {'batch_norm': args.batch_norm}
   if args.truncation is not None:
     options['truncation'] = args.truncation
-  if args.batch_statistics:
-    options['batch_statistics'] = True
   columns = None
 
   def write(name: str, data: bytes) -> None:

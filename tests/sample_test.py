@@ -16,6 +16,8 @@ from gans_jax import sample
 from gans_jax.core import cli
 from gans_jax.core import config as config_lib
 from gans_jax.core import errors
+from gans_jax.core import mesh as mesh_lib
+from gans_jax.core import standing_statistics
 from gans_jax.data import pipeline
 
 pytestmark = pytest.mark.usefixtures('compile_cache')
@@ -143,6 +145,52 @@ def test_refusals(G):
     G([1], psi=0.5)
   with pytest.raises(errors.UserError, match='No seeds'):
     G([])
+
+
+# --- Batch normalization ----------------------------------------------------
+
+
+def test_batch_statistics(G, plain):
+  """An image depends on its batch, which the seeds and batch_size make."""
+  by_batch = G(range(6), batch_norm='batch')
+  np.testing.assert_array_equal(G(range(6), batch_norm='batch'), by_batch)
+  assert (G(range(1, 6), batch_norm='batch') != by_batch[1:]).any()
+  np.testing.assert_array_equal(G(range(6), batch_norm='running'), G(range(6)))
+  assert (G(range(6)) != by_batch).any()
+  # 0-3, and 4, 5, 0, 1.
+  small = gans_jax.load(str(plain), batch_size=4)
+  np.testing.assert_array_equal(
+      small(range(6), batch_norm='batch'),
+      np.concatenate([G(range(4), batch_norm='batch'),
+                      G([4, 5, 0, 1], batch_norm='batch')[:2]]))
+
+
+def test_standing_statistics(G, plain, tmp_path):
+  """Averages over N batches of the training's size, for these weights."""
+  images = G(range(4), batch_norm='standing:3')
+  np.testing.assert_array_equal(G([2], batch_norm='standing:3'), images[2:3])
+  assert (images != G(range(4))).any()
+  assert (images != G(range(4), batch_norm='standing')).any()
+  by_hand = gans_jax.load(str(plain))
+  by_hand.variables = standing_statistics.accumulate(
+      G.system, G.variables, mesh_lib.make(), passes=3,
+      batch_size=G.config.batch_size)
+  np.testing.assert_array_equal(by_hand(range(4)), images)
+  assert call(f'--workdir={plain}', '--seeds=0-3', '--batch_size=2',
+              '--batch_norm=standing:3', f'--out={tmp_path}') == 0
+  for seed in range(4):
+    np.testing.assert_array_equal(read(tmp_path / f'seed{seed:04d}.png'),
+                                  images[seed])
+
+
+def test_standing_statistics_are_of_all_classes(conditional):
+  G = gans_jax.load(str(conditional))
+  images = G([1, 2], label=3, batch_norm='standing:2')
+  assert (images != G([1, 2], label=3)).any()
+  G.variables = standing_statistics.accumulate(
+      G.system, G.variables, mesh_lib.make(), passes=2,
+      batch_size=G.config.batch_size, labels=np.arange(9))
+  np.testing.assert_array_equal(G([1, 2], label=3), images)
 
 
 def test_interpolation_ends_at_the_seeds(G):
@@ -273,7 +321,12 @@ def test_points(points, tmp_path, capsys):
 @pytest.mark.parametrize('options,words', [
     (['--label=1'], ['takes no label']),
     (['--step=5'], ['no checkpoint of step 5', '[3, 6]']),
-    (['--truncation=0.5'], ["no sampling option 'truncation'"]),
+    (['--truncation=0.5'], ["no sampling option 'truncation'; it has: none"]),
+    (['--num=2', '--format=zip', '--truncation=0.5'], ["option 'truncation'"]),
+    (['--num=2', '--label=1'], ['takes no label']),
+    (['--batch_norm=ema'], ["'ema'", "expected 'running'"]),
+    (['--batch_norm=standing:0'], ["'standing:0'", 'over N batches']),
+    (['--interpolate=0-1', '--batch_norm=x'], ["batch_norm is 'x'"]),
     (['--truncation_sweep=1,x'], ['--truncation_sweep', "'1,x'"]),
     (['--truncation_sweep=1,0.5'], ["no sampling option 'truncation'"]),
     (['--num=0'], ['--num']), (['--frames=0'], ['--frames']),
@@ -285,6 +338,15 @@ def test_bad_options(plain, tmp_path, capsys, options, words):
   code = call(f'--workdir={plain}', f'--out={out}', *options)
   runs.refused(capsys, code, *words)
   assert not out.exists()
+
+
+@pytest.mark.parametrize('text', ['batch', 'standing', 'standing:4'])
+def test_no_batch_normalization(points, tmp_path, capsys, text):
+  code = call(f'--workdir={points}', f'--batch_norm={text}',
+              f'--out={tmp_path}/out')
+  runs.refused(capsys, code, f"batch_norm is '{text}'", "system 'toy'",
+               'no batch normalization', "set it to 'running'")
+  assert not (tmp_path / 'out').exists()
 
 
 def test_workdirs_that_are_none(tmp_path, capsys):

@@ -13,9 +13,10 @@ Command: python -m gans_jax.main \
     --workdir=runs/wgan_gp_cifar10
     (data: the archive, at data/cifar-10-python.tar.gz)
 Hardware: one GPU; not timed. The code: 100,000 generator updates on two GPUs.
-Metric: Inception score with the network of 2015, 50,000 images by batch
-statistics (option batch_statistics), which this package cannot measure yet;
-fd5k_lite0 is logged, and is neither IS nor FID.
+Metric: is50k, by batch statistics as the authors' code: python -m
+gans_jax.evaluate --workdir=DIR --metrics=is50k --batch_norm=batch (the weights
+of the network of 2015 are yours to fetch). fd5k_lite0 is logged, and is
+neither IS nor FID.
 """
 
 from gans_jax.core import config as config_lib

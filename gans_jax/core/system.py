@@ -20,6 +20,10 @@ Members of a System:
   generate(variables, keys [N], conditions, **options) -> float32
     [N, H, W, C] in [-1, 1]. Image i depends on keys[i] and on row i of the
     conditions alone. `conditions` may hold 'z' to replace the latents.
+  generate_by_batch(variables, keys, conditions, **options) -> (the same in
+    the networks' training mode, {net: its changed collections}): batch
+    normalization uses the statistics of these N samples, which then depend on
+    each other. Where a generator can have batch normalization.
   outputs: {name: fn(variables, batch, keys)} for paired tasks.
   frozen() -> pretrained constants, neither trained nor checkpointed.
 """

@@ -45,6 +45,10 @@ class BatchNorm(nn.Module):
 
   The running variance is the unbiased one, as in PyTorch; Flax's is biased.
 
+  Where the collection 'moments' is mutable, `train` also leaves there, under
+  the names of 'batch_stats', the mean and the biased variance that it has
+  normalized by (core/standing_statistics.py).
+
   Attributes:
     momentum: weight of the old running average (PyTorch's is the other one:
       its 0.1 is 0.9 here).
@@ -94,6 +98,9 @@ class BatchNorm(nn.Module):
         for average, new in ((running_mean, mean), (running_var, unbiased)):
           average.value = (self.momentum * average.value
                            + (1 - self.momentum) * jnp.mean(new, 0))
+      if self.is_mutable_collection('moments') and not self.is_initializing():
+        self.put_variable('moments', 'mean', jnp.mean(mean, 0))
+        self.put_variable('moments', 'var', jnp.mean(var, 0))
     else:
       mean, var = running_mean.value, running_var.value
     shape = (-1, *[1] * (y.ndim - 2), channels) if train else (

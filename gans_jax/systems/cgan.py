@@ -30,7 +30,8 @@ Deviations:
    `model.ch` at the large end up to `model.ch_max`.
 4. Samples are drawn with running statistics of the batch normalization, so
    that each depends on its own z and y alone; the code always normalizes with
-   the batch at hand.
+   the batch at hand, as `generate_by_batch` (the command's
+   --batch_norm=batch) does.
 5. The learning rate is constant; the code's falls to 0 over the second half
    of its 200 epochs.
 """
@@ -377,11 +378,20 @@ class System:
 
   def generate(self, variables: Mapping[str, Any], keys: jax.Array,
                conditions: Mapping[str, jax.Array]) -> jax.Array:
+    return self._apply_g(variables, keys, conditions, train=False)[0]
+
+  def generate_by_batch(self, variables: Mapping[str, Any], keys: jax.Array,
+                        conditions: Mapping[str, jax.Array]):
+    return self._apply_g(variables, keys, conditions, train=True)
+
+  def _apply_g(self, variables, keys, conditions, train: bool):
     z = conditions.get('z')
-    x = self.nets['G'].apply(
-        variables['G'], self.latents(keys) if z is None else z,
-        self._one_hot(conditions['label']), False)
-    return 2.0 * x - 1.0
+    mvars = dict(variables['G'])
+    x, changed = state_lib.apply_net(
+        self.nets['G'], mvars.pop('params'), mvars,
+        self.latents(keys) if z is None else z,
+        self._one_hot(conditions['label']), train=train)
+    return 2.0 * x - 1.0, {'G': changed}
 
   def train_step(self, state, batch, frozen):
     del frozen

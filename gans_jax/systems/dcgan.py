@@ -358,7 +358,7 @@ class System:
   players = {'G': ('G',), 'D': ('D',)}
   requires = ('image',)
   conditions = ()
-  options = ('batch_statistics',)
+  options = ()
   batches_per_step = 1
   outputs = {}
 
@@ -380,26 +380,28 @@ class System:
     return jax.vmap(
         lambda k: draw(k, (model.z_dim,), model.z_distribution))(keys)
 
-  def generate(self, variables, keys: jax.Array, conditions=None, *,
-               batch_statistics: bool = False) -> jax.Array:
+  def generate(self, variables, keys: jax.Array,
+               conditions=None) -> jax.Array:
     """Returns images [N, R, R, C] in [-1, 1]; see core/system.py.
 
     Args:
       variables: {'G': variables}.
       keys: [N].
       conditions: may hold 'z' [N, z_dim].
-      batch_statistics: normalize by the statistics of these N images instead
-        of the running ones, as in training; images then depend on each other.
     """
+    return self._apply_g(variables, keys, conditions, train=False)[0]
+
+  def generate_by_batch(self, variables, keys: jax.Array, conditions=None):
+    """As `generate`, by the batch's statistics; see core/system.py."""
+    return self._apply_g(variables, keys, conditions, train=True)
+
+  def _apply_g(self, variables, keys, conditions, train: bool):
     z = (conditions or {}).get('z')
     z = self.latents(keys) if z is None else z
-    variables = dict(variables['G'])
-    params = variables.pop('params')
-    if batch_statistics:
-      return state_lib.apply_net(self.nets['G'], params, variables, z,
-                                 train=True)[0]
-    return self.nets['G'].apply({'params': params, **variables}, z,
-                                train=False)
+    mvars = dict(variables['G'])
+    x, changed = state_lib.apply_net(
+        self.nets['G'], mvars.pop('params'), mvars, z, train=train)
+    return x, {'G': changed}
 
   def train_step(self, state: state_lib.TrainState, batch, frozen):
     """Updates D, then G, by `loss.schedule`; see core/system.py."""

@@ -331,9 +331,19 @@ class System:
                conditions: Mapping[str, jax.Array] | None = None
                ) -> jax.Array:
     """Returns points [N, 2], in the units of the data."""
+    return self._apply_g(variables, keys, conditions, train=False)[0]
+
+  def generate_by_batch(self, variables: Mapping[str, Any], keys: jax.Array,
+                        conditions: Mapping[str, jax.Array] | None = None):
+    return self._apply_g(variables, keys, conditions, train=True)
+
+  def _apply_g(self, variables, keys, conditions, train: bool):
     z = (conditions or {}).get('z')
-    return self.nets['G'].apply(
-        variables['G'], self.latents(keys) if z is None else z, False)
+    mvars = dict(variables['G'])
+    x, changed = state_lib.apply_net(
+        self.nets['G'], mvars.pop('params'), mvars,
+        self.latents(keys) if z is None else z, train=train)
+    return x, {'G': changed}
 
   def point_metrics(self, points: np.ndarray) -> dict[str, float]:
     """Scores samples [N, 2] against the mixture of the data."""

@@ -208,7 +208,7 @@ class System:
   players = {'G': ('G',), 'D': ('D',)}
   requires = ('image',)
   conditions = ()
-  options = ('batch_statistics',)
+  options = ()
   outputs = {}
 
   def frozen(self) -> dict:
@@ -231,20 +231,22 @@ class System:
     z_dim = self.config.model.z_dim
     return jax.vmap(lambda k: jax.random.normal(k, (z_dim,)))(keys)
 
-  def generate(self, variables, keys: jax.Array, conditions=None, *,
-               batch_statistics: bool = False) -> jax.Array:
+  def generate(self, variables, keys: jax.Array,
+               conditions=None) -> jax.Array:
     """Returns images [N, R, R, C] in [-1, 1]; see `dcgan.System.generate`."""
+    return self._apply_g(variables, keys, conditions, train=False)[0]
+
+  def generate_by_batch(self, variables, keys: jax.Array, conditions=None):
+    """As `generate`, by the batch's statistics; see core/system.py."""
+    return self._apply_g(variables, keys, conditions, train=True)
+
+  def _apply_g(self, variables, keys, conditions, train: bool):
     z = (conditions or {}).get('z')
     z = self.latents(keys) if z is None else z
-    variables = dict(variables['G'])
-    params = variables.pop('params')
-    if batch_statistics:
-      x, _ = state_lib.apply_net(self.nets['G'], params, variables, z,
-                                 train=True)
-    else:
-      x = self.nets['G'].apply({'params': params, **variables}, z,
-                               train=False)
-    return jnp.clip(x, -1.0, 1.0)
+    mvars = dict(variables['G'])
+    x, changed = state_lib.apply_net(
+        self.nets['G'], mvars.pop('params'), mvars, z, train=train)
+    return jnp.clip(x, -1.0, 1.0), {'G': changed}
 
   def train_step(self, state: state_lib.TrainState, batch, frozen):
     """A round of Algorithm 1, lines 2 to 11; see the module docstring."""

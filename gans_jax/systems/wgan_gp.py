@@ -31,7 +31,8 @@ Deviations:
 2. Batch normalization in G is over the global batch (the code: each of two
    GPUs). The code has no inference mode, and always samples by batch
    statistics; here `generate` uses running statistics, so that an image does
-   not depend on its neighbours, unless batch_statistics=True.
+   not depend on its neighbours; `generate_by_batch` (the command's
+   --batch_norm=batch) samples as the code does.
 3. The learning rate decays at every update of its player, not once per
    iteration.
 4. |grad| has no epsilon, as in the code, but its derivative at 0 is 0 rather
@@ -634,7 +635,7 @@ class System:
   conditions: tuple[str, ...]
 
   players = {'G': ('G',), 'D': ('D',)}
-  options = ('batch_statistics',)
+  options = ()
   outputs = {}
 
   def frozen(self) -> dict:
@@ -656,8 +657,8 @@ class System:
     z_dim = self.config.model.z_dim
     return jax.vmap(lambda k: jax.random.normal(k, (z_dim,)))(keys)
 
-  def generate(self, variables, keys: jax.Array, conditions=None, *,
-               batch_statistics: bool = False) -> jax.Array:
+  def generate(self, variables, keys: jax.Array,
+               conditions=None) -> jax.Array:
     """Returns images [N, R, R, C] in [-1, 1]; see core/system.py.
 
     Args:
@@ -665,9 +666,14 @@ class System:
       keys: [N].
       conditions: may hold 'z' [N, z_dim], and 'label' [N] where the model is
         conditional; labels are drawn from the keys otherwise.
-      batch_statistics: as the authors' code samples; images then depend on
-        each other.
     """
+    return self._apply_g(variables, keys, conditions, train=False)[0]
+
+  def generate_by_batch(self, variables, keys: jax.Array, conditions=None):
+    """As `generate`, by the batch's statistics; see core/system.py."""
+    return self._apply_g(variables, keys, conditions, train=True)
+
+  def _apply_g(self, variables, keys, conditions, train: bool):
     conditions = conditions or {}
     z, labels = conditions.get('z'), None
     z = self.latents(keys) if z is None else z
@@ -676,13 +682,10 @@ class System:
       if labels is None:
         labels = jax.vmap(lambda k: jax.random.randint(
             rng.named(k, 0, 'label'), (), 0, self.classes))(keys)
-    variables = dict(variables['G'])
-    params = variables.pop('params')
-    if batch_statistics:
-      return state_lib.apply_net(self.nets['G'], params, variables, z, labels,
-                                 train=True)[0]
-    return self.nets['G'].apply({'params': params, **variables}, z, labels,
-                                train=False)
+    mvars = dict(variables['G'])
+    x, changed = state_lib.apply_net(
+        self.nets['G'], mvars.pop('params'), mvars, z, labels, train=train)
+    return x, {'G': changed}
 
   def train_step(self, state: state_lib.TrainState, batch, frozen):
     """Algorithm 1: n_critic critic updates, then the generator's."""
