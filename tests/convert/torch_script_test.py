@@ -129,10 +129,3 @@ def test_nothing_is_executed_and_damage_is_told(tmp_path):
   path.write_bytes(data)
   with pytest.raises(errors.UserError, match='x.pt is'):
     torch_script.load(path)
-
-
-@pytest.mark.parametrize('size, stride, offset', [
-    ((5,), (1,), 0), ((2, 2), (3, 1), 0), ((1,), (1,), 4), ((2,), (-1,), 3)])
-def test_a_tensor_cannot_leave_its_storage(size, stride, offset):
-  with pytest.raises(ValueError, match='leaves its storage of 4'):
-    torch_script._tensor(np.ones(4, np.float32), offset, size, stride)
