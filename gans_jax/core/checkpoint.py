@@ -196,16 +196,21 @@ class Checkpointer:
     options = {}
     if self._best_metric is not None:
       name, mode = self._best_metric
+      # Older checkpoints may have been ranked by another metric.
+      worst = math.inf if mode == 'min' else -math.inf
+
+      def rank(metrics):
+        return metrics.get(name, worst)
+
       policies.append(ocp.checkpoint_managers.BestN(
-          get_metric_fn=lambda metrics: metrics[name],
+          get_metric_fn=rank,
           # The policy keeps the last of the sorted.
           reverse=mode == 'min', n=1,
           # The default keeps every checkpoint without metrics for ever.
           keep_checkpoints_without_metrics=False))
       # Without best_fn the manager does not write metrics to disk, and after
       # a resume the best checkpoint would be forgotten and deleted.
-      options = {
-          'best_fn': lambda metrics: metrics[name], 'best_mode': mode}
+      options = {'best_fn': rank, 'best_mode': mode}
     self._manager = ocp.CheckpointManager(
         self.directory,
         options=ocp.CheckpointManagerOptions(

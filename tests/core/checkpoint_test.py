@@ -176,6 +176,18 @@ def test_best_by_max(tmp_path):
   assert c.best_step() == 2
 
 
+def test_best_by_another_metric_after_a_resume(tmp_path):
+  """What was ranked by the old one gives way to the first of the new."""
+  with checkpoint.Checkpointer(tmp_path, 1, ('fd', 'min')) as c:
+    c.save(1, make_state(), {}, {}, {'fd': 9.})
+    c.save(2, make_state(), {}, {}, {'fd': 3.})
+  with checkpoint.Checkpointer(tmp_path, 1, ('is', 'max')) as c:
+    for step, score in [(3, 2.), (4, 7.), (5, 5.)]:
+      c.save(step, make_state(), {}, {}, {'is': score})
+  assert c.steps() == [4, 5]
+  assert c.best_step() == 4
+
+
 def test_restore_variables_needs_no_system(tmp_path):
   state = make_state(2)
   save_steps(tmp_path, [2])
