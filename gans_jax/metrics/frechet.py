@@ -12,8 +12,9 @@ not symmetric and goes complex. With any factors S = F^T F,
   tr (S1 S2)^1/2 = |F1 F2^T|_*   (nuclear norm: the sum of singular values).
 
 Few samples: F are the centred features, and the SVD is of an n1 x n2 matrix,
-exact where the covariances are singular. Many: with R the symmetric root of
-S1, the singular values are roots of the eigenvalues of R S2 R.
+exact where the covariances are singular. Many: F1 is a Cholesky factor of S1
+(or its symmetric root, if it is singular), and the singular values are roots of
+the eigenvalues of F1 S2 F1^T.
 """
 
 import dataclasses
@@ -57,6 +58,11 @@ def fit(features: np.ndarray, ddof: int = 1) -> Gaussian:
   return Gaussian(n, moments.mean, moments.covariance(ddof), factor)
 
 
+def of_moments(moments: moments_lib.Moments, ddof: int = 1) -> Gaussian:
+  """As `fit`, from statistics of more vectors than dimensions."""
+  return Gaussian(moments.count, moments.mean, moments.covariance(ddof))
+
+
 def distance(a: Gaussian, b: Gaussian) -> float:
   """Squared Frechet (Wasserstein-2) distance; symmetric, >= 0."""
   delta = a.mean - b.mean
@@ -73,8 +79,11 @@ def route(a: Gaussian, b: Gaussian) -> str:
 
 def _trace_of_root(a: Gaussian, b: Gaussian) -> float:
   if route(a, b) == 'eigh':
-    root = _symmetric_root(a.covariance)
-    product = root @ b.covariance @ root
+    try:
+      root = np.linalg.cholesky(a.covariance)  # A tenth of the time.
+    except np.linalg.LinAlgError:
+      root = _symmetric_root(a.covariance)
+    product = root.T @ b.covariance @ root
     eigenvalues = np.linalg.eigvalsh((product + product.T) / 2)
     return np.sqrt(np.maximum(eigenvalues, 0)).sum()
   factors = [_symmetric_root(g.covariance) if g.factor is None else g.factor

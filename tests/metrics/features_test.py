@@ -16,9 +16,16 @@ from gans_jax.metrics import features
 def _tiny(resizer='clean', size=4):
   """A network whose features are the pixels."""
   return features.Extractor(
-      name='tiny', weights_sha256='0', dim=size * size * 3, size=size,
+      name='tiny', weights_sha256='0',
+      dims={'flat': size * size * 3, 'mean': 3}, size=size,
       resizer=resizer, pixels='x * s', variables={'s': np.float32(2)},
-      apply=lambda v, x, platform: x.reshape(len(x), -1) * v['s'])
+      apply=lambda v, x, platform: {
+          'flat': x.reshape(len(x), -1) * v['s'], 'mean': x.mean((1, 2))})
+
+
+def _extract(extractor, *args, tap='flat', **kwargs):
+  tap = features.Tap(extractor, tap)
+  return features.extract([tap], *args, **kwargs)[tap]
 
 
 def _images(n, channels=3, size=4):
@@ -36,14 +43,14 @@ def test_order_and_number(devices, batch):
   x = _images(37)
   mesh = mesh_lib.make(data=devices, devices=jax.devices()[:devices])
   for num in (37, 30, 1):
-    found = features.extract(_tiny(), _stream(x, batch), num, mesh)
+    found = _extract(_tiny(), _stream(x, batch), num, mesh)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, 2.0 * x[:num].reshape(num, -1))
 
 
 def test_model_axis_is_left_alone():
   x = _images(9)
-  found = features.extract(
+  found = _extract(
       _tiny(), _stream(x, 4), 9, mesh_lib.make(data=4, model=2))
   np.testing.assert_array_equal(found, 2.0 * x.reshape(9, -1))
 
@@ -52,7 +59,7 @@ def test_padding_rows_are_not_counted():
   x = _images(12)
   valid = np.array([True, False, True, True])
   stream = [(x[i:i + 4], valid) for i in (0, 4, 8)]
-  found = features.extract(_tiny(), stream, 7)
+  found = _extract(_tiny(), stream, 7)
   expected = x[[0, 2, 3, 4, 6, 7, 8]].reshape(7, -1) * 2.0
   np.testing.assert_array_equal(found, expected)
 
@@ -65,19 +72,19 @@ def test_no_batch_beyond_the_last_needed_is_asked_for():
     yield x[6:], None
     raise AssertionError('asked for too much')
 
-  assert len(features.extract(_tiny(), stream(), 12)) == 12
+  assert len(_extract(_tiny(), stream(), 12)) == 12
 
 
 def test_grey_is_repeated():
   x = _images(5, channels=1)
-  found = features.extract(_tiny(), _stream(x, 2), 5)
+  found = _extract(_tiny(), _stream(x, 2), 5)
   np.testing.assert_array_equal(
       found.reshape(5, 4, 4, 3), 2.0 * np.repeat(x, 3, -1))
 
 
 def test_the_named_resizer_is_used():
   x = _images(3, size=10)
-  results = [features.extract(_tiny(mode), _stream(x, 3), 3)
+  results = [_extract(_tiny(mode), _stream(x, 3), 3)
              for mode in ('clean', 'tf1', 'half_pixel')]
   for a, b in ((0, 1), (1, 2), (2, 0)):
     assert np.abs(results[a] - results[b]).mean() > 1
@@ -90,13 +97,13 @@ def test_compiles_once_for_one_stream():
       extractor, apply=lambda v, x, platform: traces.append(x.shape) or
       extractor.apply(v, x, platform))
   for num in (21, 5, 13):  # Whole batches, and ragged ones.
-    features.extract(counted, _stream(_images(21), 5), num)
+    _extract(counted, _stream(_images(21), 5), num)
   assert len(traces) == 1
 
 
 def test_progress():
   seen = []
-  features.extract(_tiny(), _stream(_images(10), 4), 9,
+  _extract(_tiny(), _stream(_images(10), 4), 9,
                    progress=lambda *args: seen.append(args))
   assert [(done, total) for done, total, _, _ in seen] == [
       (4, 9), (8, 9), (9, 9)]
@@ -114,14 +121,47 @@ def test_progress():
 ])
 def test_bad_streams(stream, match):
   with pytest.raises(errors.UserError, match=match):
-    features.extract(_tiny(), stream, 6)
+    _extract(_tiny(), stream, 6)
 
 
 def test_features_that_are_not_finite_are_no_result():
+  x = _images(6)
+  x[3] = 0
   broken = dataclasses.replace(
-      _tiny(), apply=lambda v, x, platform: x.reshape(len(x), -1) / 0.0)
-  with pytest.raises(FloatingPointError):
-    features.extract(broken, _stream(_images(4), 4), 4)
+      _tiny(), apply=lambda v, x, platform: {
+          'flat': x.reshape(len(x), -1) / x.max((1, 2, 3))[:, None]})
+  with pytest.raises(errors.UserError, match='image 3 by tiny hold NaN'):
+    _extract(broken, _stream(x, 2), 6)
+
+
+def test_several_networks_and_pixels_in_one_pass():
+  x = _images(9, size=8)
+  small, large = _tiny(), _tiny(size=8)
+  asked = []
+
+  def stream():
+    for i in range(0, 9, 4):
+      asked.append(i)
+      yield x[i:i + 4], None
+
+  taps = [features.Tap(small, 'flat'), features.Tap(large, 'flat'),
+          features.Tap(large, 'mean'), features.PIXELS]
+  found = features.extract(taps, stream(), 7)
+  assert asked == [0, 4]
+  np.testing.assert_array_equal(found[features.PIXELS], x[:7])
+  assert found[features.PIXELS].dtype == np.uint8
+  np.testing.assert_array_equal(found[taps[1]], 2.0 * x[:7].reshape(7, -1))
+  np.testing.assert_allclose(found[taps[2]], x[:7].mean((1, 2)), rtol=1e-6)
+  np.testing.assert_allclose(
+      found[taps[0]], _extract(small, _stream(x, 9), 7), rtol=1e-6)
+
+
+def test_large_sets_lie_in_a_file(monkeypatch):
+  x = _images(9)
+  monkeypatch.setattr(features, '_IN_MEMORY', 100)
+  found = _extract(_tiny(), _stream(x, 4), 9)
+  assert isinstance(found, np.memmap)
+  np.testing.assert_array_equal(found, 2.0 * x.reshape(9, -1))
 
 
 def test_unknown_name():
@@ -134,8 +174,9 @@ def test_lite0_goldens_through_the_stream():
   # resizer is the identity.
   x = np.random.RandomState(0).randint(0, 256, (2, 224, 224, 3))
   mesh = mesh_lib.make(data=2, devices=jax.devices()[:2])
-  found = features.extract(
-      features.get('lite0'), [(x.astype(np.uint8), None)], 2, mesh)
+  found = _extract(
+      features.get('lite0'), [(x.astype(np.uint8), None)], 2, mesh,
+      tap='pooled')
   assert found.shape == (2, 1280)
   np.testing.assert_allclose(found.mean(1), [0.128707, 0.119647], atol=1e-6)
   np.testing.assert_allclose(found[0, :3], [0.634367, 0, 1.903593], atol=7e-6)
@@ -144,7 +185,8 @@ def test_lite0_goldens_through_the_stream():
 def test_lite0_does_not_depend_on_batch_or_devices():
   x = np.random.RandomState(1).randint(0, 256, (5, 32, 32, 3)).astype('u1')
   lite0 = features.get('lite0')
-  whole = features.extract(lite0, _stream(x, 5), 5, mesh_lib.make())
+  whole = _extract(lite0, _stream(x, 5), 5, mesh_lib.make(), tap='pooled')
   one = mesh_lib.make(data=1, devices=jax.devices()[:1])
   np.testing.assert_allclose(
-      features.extract(lite0, _stream(x, 3), 5, one), whole, atol=1e-5)
+      _extract(lite0, _stream(x, 3), 5, one, tap='pooled'), whole,
+      atol=1e-5)

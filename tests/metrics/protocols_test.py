@@ -18,15 +18,19 @@ DIM = 12
 
 
 TINY = features.Extractor(
-    name='tiny', weights_sha256='0', dim=DIM, size=2, resizer='clean',
-    pixels='x / 8', variables={},
-    apply=lambda v, x, platform: x.reshape(len(x), -1) / 8)
+    name='tiny', weights_sha256='0', dims={'flat': DIM, 'logits': 3}, size=2,
+    resizer='clean', pixels='x / 8', variables={},
+    apply=lambda v, x, platform: {
+        'flat': x.reshape(len(x), -1) / 8, 'logits': x.mean((1, 2)) / 32})
 
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
   """Adds a network whose features are the pixels of a 2x2 image."""
-  monkeypatch.setitem(features.EXTRACTORS, 'tiny', lambda: TINY)
+  monkeypatch.setitem(features.EXTRACTORS, 'tiny', lambda weights: TINY)
+  monkeypatch.setitem(protocols.TAPS, 'tiny', 'flat')
+  monkeypatch.setitem(protocols._OF_NETWORK, 'tiny',
+                      protocols._OF_NETWORK['lite0'])
 
 
 def _pixels(n, seed):
@@ -71,25 +75,69 @@ def _fd(a, b):
       for x in (a, b)))
 
 
-@pytest.mark.parametrize('name, num, full, canonical', [
-    ('fd5k_lite0', 5000, False, 'fd5k_lite0'),
-    ('fd5000_lite0', 5000, False, 'fd5k_lite0'),
-    ('fd500_lite0', 500, False, 'fd500_lite0'),
-    ('fd1k_full_lite0', 1000, True, 'fd1k_full_lite0'),
-    ('fd1500_full_lite0', 1500, True, 'fd1500_full_lite0'),
+@pytest.mark.parametrize('name, canonical, measure, num, full, net, tap', [
+    ('fd5k_lite0', 'fd5k_lite0', 'fd', 5000, False, 'lite0', 'pooled'),
+    ('fd5000_lite0', 'fd5k_lite0', 'fd', 5000, False, 'lite0', 'pooled'),
+    ('fd500_lite0', 'fd500_lite0', 'fd', 500, False, 'lite0', 'pooled'),
+    ('fd1500_full_lite0', 'fd1500_full_lite0', 'fd', 1500, True, 'lite0',
+     'pooled'),
+    ('kd5k_lite0', 'kd5k_lite0', 'kd', 5000, False, 'lite0', 'pooled'),
+    ('is5k_lite0', 'is5k_lite0', 'is', 5000, False, 'lite0', 'logits'),
+    ('fid50k_full', 'fid50k_full', 'fd', 50_000, True, 'inception', '2048'),
+    ('kid50k', 'kid50k', 'kd', 50_000, False, 'inception', '2048'),
+    ('is50k', 'is50k', 'is', 50_000, False, 'inception', 'logits_unbiased'),
+    ('sfid50k', 'sfid50k', 'fd', 50_000, False, 'inception', 'spatial'),
+    ('clean_fid50k_full', 'clean_fid50k_full', 'fd', 50_000, True,
+     'inception_clean', '2048'),
+    ('tf_fid50k', 'fid50k', 'fd', 50_000, False, 'inception', '2048'),
+    ('pytorch_fid5k', 'pytorch_fid5k', 'fd', 5000, False,
+     'inception_pytorch', '2048'),
+    ('pr50k3_full', 'pr50k3_full', 'pr', 50_000, True, 'vgg16', 'fc2'),
+    ('pr10k_inception', 'pr10k_inception', 'pr', 10_000, False, 'inception',
+     '2048'),
+    ('prdc10k', 'prdc10k', 'prdc', 10_000, False, 'vgg16', 'fc2'),
+    ('cmmd5k', 'cmmd5k', 'mmd', 5000, False, 'clip', 'embedding'),
+    ('swd16k', 'swd16k', 'swd', 16_000, False, None, 'pixels'),
+    ('msssim20k', 'msssim20k', 'msssim', 20_000, False, None, 'pixels'),
 ])
-def test_parse(name, num, full, canonical):
+def test_parse(name, canonical, measure, num, full, net, tap):
   protocol = protocols.parse(name)
-  assert protocol == protocols.Protocol(canonical, num, full, 'lite0', 1)
-  assert protocols.parse(protocol.name) == protocol
+  assert protocol == protocols.Protocol(
+      canonical, measure, num, full, net, tap, 1, '')
+  assert protocols.parse(canonical) == protocol
+
+
+def test_parse_preset_split_and_number():
+  nvidia = protocols.parse('nvidia_fid50k_full')
+  assert (nvidia.ddof, nvidia.extractor) == (0, 'inception')
+  assert protocols.parse('fid50k_full', preset='nvidia') == nvidia
+  assert protocols.parse('clean_fid5k', 'nvidia').name == 'clean_fid5k'
+  # A preset concerns the metrics of the Inception network alone.
+  assert protocols.parse('fd5k_lite0', 'nvidia') == protocols.parse(
+      'fd5k_lite0')
+  val = protocols.parse('fid10k_val')
+  assert (val.split, val.name) == ('val', 'fid10k_val')
+  both = protocols.parse('fd5k_full_test_lite0')
+  assert (both.split, both.name) == ('test', 'fd5k_full_test_lite0')
+  assert protocols.parse('pr50k3_full', num=500).name == 'pr500_full'
+  assert protocols.parse('fd5k_lite0', num=2000).name == 'fd2k_lite0'
 
 
 @pytest.mark.parametrize('name', [
-    'fid50k_full', 'fd_lite0', 'fd5k', 'fd5k_lite9', 'fd5k_lite0_full', '',
-    'fd0k_lite0', 'fd1_lite0', 'xfd5k_lite0', 'fd5k_lite0 '])
+    'fd_lite0', 'fd5k', 'fd5k_lite9', 'fd5k_lite0_full', '', 'fd5k_inception',
+    'fd0k_lite0', 'fd1_lite0', 'xfd5k_lite0', 'fd5k_lite0 ', 'fid50k_lite0',
+    'clean_fd5k_lite0', 'fid50k3', 'swd16k_full', 'swd16k_lite0', 'is50k_vgg16',
+    'msssim5', 'tf_pr50k', 'kid1'])
 def test_parse_refuses(name):
   with pytest.raises(errors.UserError):
     protocols.parse(name)
+
+
+def test_unknown_names_and_presets_are_answered():
+  with pytest.raises(errors.UserError, match='Did you mean fid50k_full'):
+    protocols.parse('fid50k_ful')
+  with pytest.raises(errors.UserError, match="no preset 'torch'.*tf, pytorch"):
+    protocols.parse('fid50k', 'torch')
 
 
 def test_value_counts_and_floor(tmp_path):
@@ -131,9 +179,10 @@ def test_a_result_is_one_json_line_that_says_it_all(tmp_path):
       'split': 'train', 'seed': 0}
   assert result['fake'] == {
       'count': 40, 'seed': 3, 'step': 7, 'truncation': 0.5}
+  assert result['values'] == {'fd': result['value']}
   assert result['features'] == {
-      'name': 'tiny', 'weights_sha256': '0', 'dim': DIM, 'size': 2,
-      'resizer': 'clean', 'pixels': 'x / 8', 'quantisation': 'uint8',
+      'name': 'tiny', 'tap': 'flat', 'weights_sha256': '0', 'dim': DIM,
+      'size': 2, 'resizer': 'clean', 'pixels': 'x / 8', 'quantisation': 'uint8',
       'precision': 'float32, HIGHEST'}
   assert (result['divisor'], result['route']) == ('n - 1', 'eigh')
   assert set(result['seconds']) == {'real', 'fake', 'reduce'}
@@ -182,7 +231,7 @@ def test_value_does_not_depend_on_the_batch_size(tmp_path):
 
 
 @pytest.mark.parametrize('name, count, match', [
-    ('fd40_tiny', 39, r"needs 40 real .* 'train' has 39.*fd40_full_tiny.*fd39"),
+    ('fd40_tiny', 39, r"needs 40 real .* 'train' has 39.*fd40_full_tiny.*fd38"),
     ('fd40_full_tiny', 1, 'needs 2 real images.*has 1. Use a larger'),
     ('fd40_tiny', 1, 'needs 40 real images.*has 1. Use a larger'),
 ])
