@@ -4,9 +4,8 @@ A metric's name is its protocol (gans_jax/metrics/protocols.py); every result
 is one JSON line in DIR/evaluations.jsonl with the protocol in full.
 """
 
-import json
+from collections.abc import Sequence
 import os
-import re
 import time
 from typing import Any
 
@@ -15,187 +14,57 @@ from gans_jax.core import errors
 
 DESCRIPTION = """
 Computes metrics of a run's checkpoints and appends them, one JSON line each,
-to WORKDIR/evaluations.jsonl.
+to WORKDIR/evaluations.jsonl; or of two sets of images, without any model.
 
   python -m gans_jax.evaluate --workdir=runs/quickstart --metrics=fd5k_lite0
   python -m gans_jax.evaluate --workdir=runs/x --metrics=fd5k_lite0 --step=all
   python -m gans_jax.evaluate --workdir=runs/x --metrics=fd5k_lite0 --watch
+  python -m gans_jax.evaluate --workdir=runs/x \\
+      --metrics=fid50k_full,kid50k_full,is50k,pr50k3_full
+  python -m gans_jax.evaluate --real=folder:A --fake=zip:B.zip \\
+      --metrics=fd5k_lite0,psnr
 
-fdN_lite0 is the Frechet distance between N generated and N real images in
-the features of EfficientNet-Lite0, whose weights are installed with the
-package: nothing is downloaded. It is not FID, and does not compare with FID.
-The floor printed beside it is the distance of real images to other real ones.
-A run on points (experiments/toy) has the metric `modes`.
+A name is a metric, a number of images, _full for all real images, _test or
+_val for another split, and the network where it is not the usual one:
+
+  fid sfid kid is fidinf isinf     the Inception network of FID; the preset
+                                   (--preset, or before the name as in
+                                   clean_fid50k_full) says whose variant
+  pr prdc                          VGG16
+  cmmd                             CLIP
+  fd fdinf kd mmd is pr prdc       with _lite0: EfficientNet-Lite0
+  swd msssim                       pixels
+  pplN_zfull _zend _wfull _wend    path length; ppl2_N_...: without crop;
+                                   ..._lite0
+  lsN_z_lite0 _w_lite0             linear separability of classes
+                                   (--attributes)
+  psnr ssim lpips_vgg lpips_alex lpips_lite0
+                                   of pairs: reconstructions, or two folders
+  codebook                         usage and perplexity, of a tokenizer
+  modes                            of a run on points (experiments/toy)
+
+Weights of EfficientNet-Lite0 are installed with the package: what is measured
+with it needs no download, has a name of its own (never FID), and does not
+compare with FID. Other weights are searched for; what is absent is named with
+address and hash. The floor printed beside a distance is that of real images
+to other real ones.
 """
 
-RESULTS = 'evaluations.jsonl'
-MODES = 'modes'
-
-
-def check(metrics, system, spec, num: int = 0) -> None:
-  """Refuses metrics that do not exist or do not fit the data.
-
-  Args:
-    metrics: names.
-    system: the System that is evaluated.
-    spec: facts of the data.
-    num: replaces the number in the names, if positive.
-  """
-  from gans_jax.metrics import protocols
-
-  points = hasattr(system, 'point_metrics')
-  for name in metrics:
-    if (name == MODES) != points:
-      known = MODES if points else 'fd5k_lite0 and its like'
-      raise errors.UserError(
-          f'The metric {name!r} is not one for this system; it has: {known}. '
-          'Set --config.evaluate.metrics (or --metrics).')
-  if not points:
-    real = protocols.dataset_images(
-        None, spec.num_examples, spec.identity, 'train', None)
-    protocols.check([protocols.parse(rename(n, num)) for n in metrics], real)
-
-
-def rename(metric: str, num: int) -> str:
-  """Returns the metric's name with N = num ('fd5k_lite0' -> 'fd1k_lite0')."""
-  if not num:
-    return metric
-  size = f'{num // 1000}k' if num % 1000 == 0 else str(num)
-  return re.sub(r'\d+k?', size, metric, count=1)
-
-
-def best_metric(metrics) -> tuple[str, str] | None:
-  """Returns what decides the best checkpoint: (name, 'min' or 'max')."""
-  if not metrics:
-    return None
-  if metrics[0] == MODES:
-    return 'modes/covered', 'max'
-  return metrics[0], 'min'
-
-
-def append(workdir: str, result: dict[str, Any]) -> None:
-  """Adds one line to the results of a workdir."""
-  import jax
-
-  from gans_jax.core import files
-
-  if jax.process_index() == 0:
-    path = os.path.join(workdir, RESULTS)
-    try:
-      with open(path, 'a', encoding='utf-8') as f:
-        f.write(json.dumps(result) + '\n')
-    except OSError as error:
-      raise files.cannot_write(path, error) from error
-
-
-class Evaluator:
-  """Computes a run's metrics for given weights.
-
-  Real images are measured once and their statistics kept in the cache.
-  """
-
-  def __init__(self, config, system, dataset, mesh, metrics=None,
-               num: int = 0, batch_size: int = 0, quiet: bool = False):
-    """Prepares.
-
-    Args:
-      config: the run's config.
-      system: its System.
-      dataset: the real images.
-      mesh: devices.
-      metrics: names; the config's by default.
-      num: replaces the number in the names, if positive.
-      batch_size: images generated and measured at a time; 0 chooses.
-      quiet: no progress in the log.
-    """
-    from gans_jax.core import sampler as sampler_lib
-    from gans_jax.metrics import features
-    from gans_jax.metrics import protocols
-
-    names = config.evaluate.metrics if metrics is None else metrics
-    num = num or config.evaluate.num
-    check(names, system, dataset.spec, num)
-    self._config, self._system, self._dataset = config, system, dataset
-    self._mesh = mesh
-    self._batch_size = batch_size or config.evaluate.batch_size or 64
-    self._sampler = sampler_lib.Sampler(system, mesh, self._batch_size)
-    self._progress = None if quiet else features.log_progress
-    self._protocols = [] if names == (MODES,) else [
-        protocols.parse(rename(name, num)) for name in names]
-    self._modes = MODES in names
-
-  def __call__(self, variables, step: int, weights: str = 'ema'
-               ) -> list[dict[str, Any]]:
-    """Returns one result for each metric, in order.
-
-    Args:
-      variables: {net: flax variables}.
-      step: recorded with the results.
-      weights: 'ema' or 'live', recorded too.
-    """
-    import jax
-
-    from gans_jax.core import rng
-    from gans_jax.data import pipeline
-    from gans_jax.metrics import protocols
-
-    facts = dict(step=int(step), weights=weights,
-                 images_seen=int(step) * self._config.batch_size,
-                 batch_norm='running statistics')
-    if self._modes:
-      start = time.perf_counter()
-      keys = rng.per_example(jax.random.key(0), 0, 2500)
-      found = self._system.point_metrics(self._sampler(variables, keys))
-      return [dict(metric=name, value=float(value), **facts,
-                   fake=dict(count=2500, seed=0),
-                   seconds=time.perf_counter() - start)
-              for name, value in found.items()]
-
-    def ordered(num):
-      return pipeline.ordered_batches(
-          self._dataset, self._batch_size, num, seed=0, keys=('image',))
-
-    spec = self._dataset.spec
-    real = protocols.dataset_images(
-        ordered, spec.num_examples, spec.identity,
-        self._config.data.split, 0)
-    labels = self._labels()
-
-    def sample(keys):
-      conditions = {}
-      if labels is not None:
-        draw = jax.vmap(lambda k: jax.random.randint(
-            rng.named(k, 0, 'label'), (), 0, len(labels)))
-        conditions['label'] = labels[jax.device_get(draw(keys))]
-      return self._sampler(variables, keys, conditions)
-
-    fake = protocols.generated_images(
-        sample, 0, self._sampler.batch_size, **facts,
-        labels='empirical' if labels is not None else None)
-    results = protocols.compute(
-        self._protocols, real, fake, mesh=self._mesh,
-        progress=self._progress)
-    return [{**result, 'step': int(step)} for result in results]
-
-  def _labels(self):
-    """Returns labels with the data's distribution, or None."""
-    if 'label' not in self._system.conditions:
-      return None
-    import numpy as np
-
-    from gans_jax.data import pipeline
-
-    # A sample of them is enough, and decoding a million images is not.
-    batches = pipeline.ordered_batches(
-        self._dataset, 64, min(len(self._dataset), 10_000), seed=0,
-        keys=('label',))
-    return np.concatenate([batch['label'][valid]
-                           for batch, valid in batches]).astype(np.int32)
+# Whose weights can be named.
+WEIGHTS = ('inception', 'vgg16', 'alexnet', 'clip')
 
 
 def line(result: dict[str, Any]) -> str:
   """Returns a result in one line for people."""
-  text = f'step {result["step"]}: {result["metric"]} {result["value"]:.4g}'
+  text = f'{result["metric"]} {result["value"]:.4g}'
+  if 'step' in result:
+    text = f'step {result["step"]}: {text}'
+  more = {k: v for k, v in list(result.get('values', {}).items())[1:]
+          if isinstance(v, float)}
+  if 'std' in more:
+    text += f' +- {more.pop("std"):.2g}'
+  if more:
+    text += ', ' + ', '.join(f'{k} {v:.4g}' for k, v in more.items())
   floor = result.get('floor', {})
   if floor.get('value') is not None:
     text += (f' (floor, real against real: {floor["value"]:.4g}'
@@ -203,10 +72,107 @@ def line(result: dict[str, Any]) -> str:
   return text
 
 
+def of_two_sets(real: str, fake: str, names: Sequence[str], *, num: int,
+                batch_size: int, preset: str, weights: dict[str, str],
+                reference: str, write_reference: str) -> list[dict[str, Any]]:
+  """Compares two sets of images, given as data sources.
+
+  Args:
+    real: data source such as 'folder:PATH' or 'zip:PATH'; '' with
+      `reference`.
+    fake: likewise.
+    names: metrics.
+    num: replaces the number in the names, if positive.
+    batch_size: images at a time.
+    preset: see `parse`.
+    weights: see `Evaluator`.
+    reference: file of statistics instead of `real`.
+    write_reference: file to write the statistics of `real` to.
+
+  Returns:
+    One result for each metric.
+  """
+  import logging
+
+  from gans_jax import evaluator as evaluator_lib
+  from gans_jax.core import mesh as mesh_lib
+  from gans_jax.metrics import features
+  from gans_jax.metrics import pairs
+
+  metrics = evaluator_lib.parse(names, num, preset)
+  if metrics.modes or metrics.codebook or metrics.paths + metrics.separability:
+    raise errors.UserError(
+        f'One of {", ".join(names)} needs a model: give --workdir, or ask for '
+        'metrics of sets or pairs of images.')
+  # Real images in a random order, for a folder is sorted; generated ones in
+  # their own, in which the inception score is split.
+  fakes, fake_shape = _source_images(fake, batch_size, None)
+  reals = {}
+  if real:
+    images, real_shape = _source_images(real, batch_size, 0)
+    reals[''] = images
+    if real_shape != fake_shape:
+      logging.warning(
+          '%s has images of %s and %s of %s: metrics of sets of different '
+          'sizes compare the resizing too.', real, real_shape, fake,
+          fake_shape)
+  elif metrics.pairs or not reference:
+    raise errors.UserError(
+        '--fake needs --real=SOURCE (such as folder:PATH) to compare with, or '
+        '--reference=FILE.npz.')
+  mesh = mesh_lib.make()
+  results = []
+  if metrics.sets:
+    if any(p.split for p in metrics.sets):
+      raise errors.UserError(
+          'Metrics of two sets of images know no splits: name the images of '
+          'the split with --real.')
+    results += evaluator_lib.compare_sets(
+        metrics.sets, reals, fakes, mesh=mesh, progress=features.log_progress,
+        weights=evaluator_lib.extractor_weights(weights),
+        reference=reference, write_reference=write_reference)
+  if metrics.pairs:
+    in_order, _ = _source_images(real, batch_size, None)
+    if in_order.count != fakes.count:
+      raise errors.UserError(
+          f'{metrics.pairs[0]} compares images one by one, but {real} has '
+          f'{in_order.count} and {fake} {fakes.count}.')
+    results += [
+        {**r, 'real': in_order.facts, 'fake': fakes.facts}
+        for r in pairs.compute(
+            metrics.pairs, in_order.stream(in_order.count),
+            fakes.stream(fakes.count), fakes.count, weights,
+            features.log_progress('pairs'))]
+  return results
+
+
+def _source_images(source: str, batch_size: int, seed: int | None):
+  """Returns (protocols.Images, shape) of a data source, at its own size."""
+  from gans_jax.core import config as config_lib
+  from gans_jax.data import pipeline
+  from gans_jax.metrics import protocols
+
+  dataset = pipeline.open_dataset(config_lib.data_config(
+      source=source, resolution=0))
+  spec = dataset.spec
+
+  def ordered(num):
+    return pipeline.ordered_batches(
+        dataset, batch_size, num, seed=seed, keys=('image',))
+
+  images = protocols.dataset_images(
+      ordered, spec.num_examples, spec.identity, 'given', seed)
+  images.facts['source'] = source
+  return images, (spec.resolution, spec.resolution, spec.channels)
+
+
 def main(argv: list[str]) -> int:
   parser = cli.parser('python -m gans_jax.evaluate', DESCRIPTION)
   add = parser.add_argument
-  add('--workdir', required=True, metavar='DIR')
+  add('--workdir', default='', metavar='DIR')
+  add('--real', default='', metavar='SOURCE',
+      help='with --fake: images such as folder:PATH, zip:PATH, prepared:PATH')
+  add('--fake', default='', metavar='SOURCE', help='in place of --workdir')
   add('--metrics', default='', metavar='A,B',
       help="default: the config's evaluate.metrics")
   add('--num', type=int, default=0, metavar='N',
@@ -216,10 +182,27 @@ def main(argv: list[str]) -> int:
       help='every checkpoint there is, and each new one until the run is '
            'complete')
   add('--weights', choices=['ema', 'live'], default='ema')
+  add('--batch_norm', default='running', metavar='running|batch|standing[:N]')
+  add('--truncation', type=float, metavar='PSI')
+  add('--labels', default='empirical', metavar='empirical|uniform|K')
+  add('--seed', type=int, default=0, help='of latents and labels')
+  add('--attributes', default='', metavar='LABELS',
+      help="of lsN_...: a value of data.labels (default: the config's)")
+  add('--preset', default='', metavar='tf|pytorch|clean|nvidia',
+      help='whose variant of FID, KID and IS (default: tf)')
+  add('--reference', default='', metavar='FILE.npz',
+      help='statistics (pytorch-fid, clean-fid, ours) instead of real images')
+  add('--write_reference', default='', metavar='FILE.npz',
+      help='writes the statistics of the real images for such tools')
+  add('--out', default='', metavar='FILE.jsonl',
+      help='of --real and --fake: where results are added, one JSON line each')
   add('--batch_size', type=int, default=0)
+  for name in WEIGHTS:
+    add(f'--{name}_weights', default='', metavar='FILE')
   args = parser.parse_args(argv)
-  if args.num < 0 or args.batch_size < 0:
-    raise errors.UserError('--num and --batch_size cannot be negative.')
+  if args.num < 0 or args.batch_size < 0 or args.seed < 0:
+    raise errors.UserError(
+        '--num, --batch_size and --seed cannot be negative.')
   if args.step not in ('latest', 'all') and not args.step.isdigit():
     raise errors.UserError(
         f"--step is {args.step!r}, expected 'latest', 'all' or a number.")
@@ -227,18 +210,41 @@ def main(argv: list[str]) -> int:
     raise errors.UserError(
         f'--watch takes every checkpoint, but --step is {args.step}: leave '
         'one of them out.')
+  if bool(args.workdir) == bool(args.fake):
+    raise errors.UserError(
+        'Give --workdir=DIR for a run, or --real=SOURCE and --fake=SOURCE for '
+        'two sets of images.')
+  names = tuple(filter(None, args.metrics.split(',')))
+  weights = {name: path for name in WEIGHTS
+             if (path := getattr(args, f'{name}_weights'))}
 
   import logging
+
+  from gans_jax import evaluator as evaluator_lib
+
+  logging.getLogger().setLevel(logging.INFO)
+  if args.fake:
+    results = of_two_sets(
+        args.real, args.fake, names or ('fd5k_lite0',), num=args.num,
+        batch_size=args.batch_size or 64, preset=args.preset, weights=weights,
+        reference=args.reference, write_reference=args.write_reference)
+    for result in results:
+      if args.out:
+        evaluator_lib.append(args.out, result)
+      print(line(result))
+    return cli.DONE
 
   import jax
 
   from gans_jax import sample
   from gans_jax.core import checkpoint as checkpoint_lib
   from gans_jax.core import config as config_lib
+  from gans_jax.core import curves
   from gans_jax.core import mesh as mesh_lib
   from gans_jax.data import pipeline
 
-  logging.getLogger().setLevel(logging.INFO)
+  sampling = evaluator_lib.Sampling(
+      args.batch_norm, args.truncation, args.labels, args.seed)
   checkpoints = checkpoint_lib.Checkpointer(args.workdir)
   evaluator, done = None, set()
   while True:
@@ -251,22 +257,25 @@ def main(argv: list[str]) -> int:
     for step in todo:
       generator = sample.load(args.workdir, step, args.weights)
       if evaluator is None:
-        metrics = tuple(filter(None, args.metrics.split(',')))
         dataset = pipeline.open_dataset(generator.config.data)
         if dataset.spec.identity != generator.spec.identity:
           logging.warning(
               'the data set has changed since training (identity %s, then '
               '%s): the metric is against the one that is there now',
               dataset.spec.identity, generator.spec.identity)
-        evaluator = Evaluator(
+        evaluator = evaluator_lib.Evaluator(
             generator.config, generator.system, dataset,
             mesh_lib.make(devices=jax.local_devices()),
-            metrics or None, args.num, args.batch_size)
+            names or None, args.num, args.batch_size, preset=args.preset,
+            sampling=sampling, weights=weights, reference=args.reference,
+            write_reference=args.write_reference, labels=args.attributes)
       for result in evaluator(generator.variables, generator.step,
                               generator.weights):
-        append(args.workdir, result)
+        evaluator_lib.append(
+            os.path.join(args.workdir, evaluator_lib.RESULTS), result)
         print(line(result))
       done.add(generator.step)
+      curves.plot(args.workdir)
     if not args.watch:
       return cli.DONE
     if max(done) >= config_lib.total_steps(generator.config):

@@ -13,7 +13,7 @@ import os
 
 import jax
 
-from gans_jax import evaluate
+from gans_jax import evaluator as evaluator_lib
 from gans_jax.core import alarms as alarms_lib
 from gans_jax.core import checkpoint as checkpoint_lib
 from gans_jax.core import cli
@@ -59,8 +59,10 @@ def train(config: config_lib.ConfigDict, workdir: str,
   spec = dataset.spec
   system = system_lib.create(config, spec)
   if config.evaluate_every:
-    evaluate.check(config.evaluate.metrics, system, spec,
-                   config.evaluate.num)
+    evaluator_lib.check(config.evaluate.metrics, system, spec,
+                        config.evaluate.num)
+  best = evaluator_lib.best_metric(config.evaluate.metrics,
+                                   config.evaluate.num)
   alarms = alarms_lib.Alarms(config.alarms)
   part, parts = mesh_lib.batch_part(mesh)
   iterator = pipeline.train_iterator(
@@ -86,8 +88,7 @@ def train(config: config_lib.ConfigDict, workdir: str,
       logging_lib.MetricWriter(run.path, jax.process_index() == 0) as writer,
       checkpoint_lib.Checkpointer(
           run.path, keep_latest=config.keep,
-          best_metric=evaluate.best_metric(config.evaluate.metrics),
-      ) as checkpoints,
+          best_metric=best) as checkpoints,
       contextlib.ExitStack() as stack):
     logging.info('%s', facts)
 
@@ -124,7 +125,7 @@ def train(config: config_lib.ConfigDict, workdir: str,
         compiler_options=compilation.options(config.compile.level))
     frozen = jax.device_put(system.frozen(), replicated)
     grids = Grids(config, system, spec, mesh)
-    evaluator = evaluate.Evaluator(
+    evaluator = evaluator_lib.Evaluator(
         config, system, dataset, mesh) if config.evaluate_every else None
     # How many steps the host may be ahead of the device: enough to keep it
     # busy, few enough for true rates and a quick stop. With several in flight,
@@ -149,9 +150,11 @@ def train(config: config_lib.ConfigDict, workdir: str,
 
     def evaluate_now(step: int) -> dict[str, float]:
       with clock.pause():
-        results = evaluator(sampling_variables(state), step)
+        results = evaluator(sampling_variables(state), step,
+                            'ema' if state.ema else 'live')
         for result in results:
-          evaluate.append(run.path, result)
+          evaluator_lib.append(
+              os.path.join(run.path, evaluator_lib.RESULTS), result)
         metrics = {result['metric']: result['value'] for result in results}
         writer.scalars(step, {f'metric/{k}': v for k, v in metrics.items()},
                        step * config.batch_size)

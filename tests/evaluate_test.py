@@ -11,14 +11,16 @@ import runs
 
 import gans_jax
 from gans_jax import evaluate
+from gans_jax import evaluator as evaluator_lib
 from gans_jax.core import cli
 from gans_jax.core import config as config_lib
+from gans_jax.core import curves
 from gans_jax.core import mesh as mesh_lib
 from gans_jax.core import rng
+from gans_jax.data import emoji
 from gans_jax.data import pipeline
 from gans_jax.metrics import features
 from gans_jax.metrics import frechet
-from gans_jax.metrics import protocols
 
 pytestmark = pytest.mark.usefixtures('compile_cache')
 
@@ -63,10 +65,11 @@ def test_metric_of_the_newest_checkpoint(copy, capsys):
   assert result['real']['count'] == 20 and result['real']['available'] == 64
   assert result['real']['identity'] == spec.identity
   assert result['real']['split'] == 'train'
-  assert result['fake'] | {'labels': None} == {
-      'count': 20, 'seed': 0, 'step': 6, 'weights': 'ema',
-      'images_seen': 48, 'batch_norm': 'running statistics', 'labels': None}
-  assert result['features'] == features.get('lite0').facts()
+  assert result['fake'] == {
+      'count': 20, 'seed': 0, 'step': 6, 'weights': 'ema', 'images_seen': 48,
+      'batch_norm': 'running statistics', 'truncation': None, 'labels': None}
+  tap = features.Tap(features.get('lite0'), 'pooled')
+  assert result['features'] == tap.facts()
   assert result['divisor'] == 'n - 1'
   assert result['floor']['counts'] == [20, 20]
 
@@ -77,9 +80,9 @@ def test_metric_of_the_newest_checkpoint(copy, capsys):
   reals = np.concatenate([
       batch['image'][valid] for batch, valid in pipeline.ordered_batches(
           dataset, 64, 20, seed=0, keys=('image',))])
-  extractor, mesh = features.get('lite0'), mesh_lib.make(1, 1)
-  fitted = [frechet.fit(np.asarray(features.extract(
-      extractor, iter([(images, None)]), 20, mesh, None)), 1)
+  mesh = mesh_lib.make(1, 1)
+  fitted = [frechet.fit(features.extract(
+      [tap], iter([(images, None)]), 20, mesh)[tap], 1)
       for images in (reals, fakes)]
   assert result['value'] == pytest.approx(frechet.distance(*fitted), rel=1e-4)
 
@@ -111,16 +114,144 @@ def test_watch_ends_with_the_run(copy):
   assert [r['step'] for r in results(copy)] == [3, 6]
 
 
-@pytest.mark.parametrize('metric,num,name', [
-    ('fd5k_lite0', 0, 'fd5k_lite0'), ('fd5k_lite0', 500, 'fd500_lite0'),
-    ('fd50_full_lite0', 2000, 'fd2k_full_lite0')])
-def test_rename(metric, num, name):
-  assert evaluate.rename(metric, num) == name
+OFFLINE = ('fd16_lite0,fd16_full_lite0,kd16_lite0,kdall16_lite0,mmd16_lite0,'
+           'pr16_lite0,prdc16_full_lite0,is16_lite0,swd16,msssim16,'
+           'ppl8_zfull_lite0,ppl2_8_zend_lite0,ls16_z_lite0')
+
+
+def test_every_metric_that_needs_no_network(copy, capsys):
+  """One pass over generated images gives them all, each under its name."""
+  assert call(f'--workdir={copy}', f'--metrics={OFFLINE}',
+              '--attributes=group') == 0
+  found = {r['metric']: r for r in results(copy)}
+  assert list(found) == OFFLINE.split(',')
+  out, _ = capsys.readouterr()
+  for name, r in found.items():
+    assert name in out and np.isfinite(r['value'])
+    assert r['step'] == 6 and r['fake']['seed'] == 0 and r['measure']
+    # Distances, and they alone, come with their floor.
+    assert ('floor' in r) == name.startswith(('fd', 'kd', 'mmd', 'swd'))
+  assert set(found['pr16_lite0']['values']) == {
+      'precision', 'recall', 'f_score'}
+  assert found['prdc16_full_lite0']['real']['count'] == 64
+  assert 1 <= found['is16_lite0']['value'] <= 1000
+  assert found['ppl8_zfull_lite0']['features']['name'] == 'efflp'
+  assert found['ls16_z_lite0']['value'] >= 1
+  assert found['ls16_z_lite0']['attributes'] == 'group'
+  assert found['ls16_z_lite0']['values']['probe_accuracy'] > 0.9
+  # The curves show them.
+  assert 'metric' in curves.series(curves.evaluations(str(copy)))
+
+
+def test_options_of_sampling_are_recorded_and_change_the_images(copy):
+  """Averages of training, of the batch, and standing ones are not equal."""
+  values, said = [], []
+  for option in ('running', 'batch', 'standing:2'):
+    assert call(f'--workdir={copy}', '--metrics=fd16_lite0',
+                f'--batch_norm={option}', '--batch_size=16') == 0
+    result = results(copy)[-1]
+    said.append(result['fake']['batch_norm'])
+    values.append(result['value'])
+  assert said == ['running statistics', 'statistics of batches of 16',
+                  'standing statistics of 2 batches of 8']
+  assert len(set(values)) == 3
+  assert call(f'--workdir={copy}', '--metrics=fd16_lite0', '--seed=7') == 0
+  assert results(copy)[-1]['fake']['seed'] == 7
+  assert results(copy)[-1]['value'] not in values
+  names = set(curves.series(curves.evaluations(str(copy)))['metric'])
+  assert names == {
+      'fd16_lite0', f'fd16_lite0, batch_norm {said[1]}',
+      f'fd16_lite0, batch_norm {said[2]}', 'fd16_lite0, seed 7'}
+
+
+@pytest.fixture(scope='module')
+def pictures(folder):
+  """Two folders of 24 pictures: some emoji, and the same with noise."""
+  tiles = emoji.tiles('noto')[100:124, ::2, ::2, :3]
+  noise = np.random.RandomState(0).randint(-30, 31, tiles.shape)
+  for name, x in (('clean', tiles), ('noisy', np.clip(
+      tiles.astype(int) + noise, 0, 255).astype(np.uint8))):
+    (folder / name).mkdir()
+    for i, image in enumerate(x):
+      Image.fromarray(image).save(folder / name / f'{i:02d}.png')
+  return folder
+
+
+def test_two_folders(pictures, tmp_path, capsys):
+  """No model: sets against sets, and pictures of one name in pairs."""
+  clean, noisy = (f'folder:{pictures / n}' for n in ('clean', 'noisy'))
+  out = tmp_path / 'results.jsonl'
+  names = 'fd24_lite0,pr24_lite0,psnr,ssim,lpips_lite0'
+  for fake in (clean, noisy):
+    assert call(f'--real={clean}', f'--fake={fake}', f'--metrics={names}',
+                f'--out={out}') == 0
+  rows = [json.loads(line) for line in out.read_text().splitlines()]
+  same, other = rows[:5], rows[5:]
+  assert same[0]['value'] == pytest.approx(0, abs=1e-6)
+  assert same[1]['values'] == {'precision': 1, 'recall': 1, 'f_score': 1}
+  assert same[2]['value'] is None  # Infinite: there is no error.
+  assert [r['value'] for r in same[3:]] == pytest.approx([1, 0], abs=1e-12)
+  assert other[0]['value'] > 1 and other[4]['value'] > 0.01
+  # By hand.
+  a, b = (np.stack([np.asarray(Image.open(f)) for f in sorted(
+      (pictures / n).iterdir())]).astype(np.float64)
+      for n in ('clean', 'noisy'))
+  error = ((a - b)**2).mean((1, 2, 3))
+  assert other[2]['value'] == pytest.approx(
+      np.mean(10 * np.log10(255**2 / error)), rel=1e-9)
+  assert other[0]['real']['source'] == clean
+  capsys.readouterr()
+  runs.refused(capsys, call(f'--real={clean}', f'--fake={noisy}',
+                            '--metrics=fd25_lite0'), 'needs 25', 'has 24')
+  runs.refused(capsys, call(f'--real={clean}', f'--fake={noisy}',
+                            '--metrics=ppl8_zend'), 'ppl8_zend needs a model')
+
+
+def test_folders_that_do_not_pair_or_are_mixed(pictures, tmp_path, capsys):
+  clean = pictures / 'clean'
+  fewer = tmp_path / 'fewer'
+  shutil.copytree(clean, fewer)
+  (fewer / '03.png').unlink()
+  runs.refused(capsys, call(f'--real=folder:{clean}', f'--fake=folder:{fewer}',
+                            '--metrics=psnr'), 'one by one', '24', '23')
+  Image.new('RGB', (40, 40)).save(fewer / '03.png')
+  runs.refused(capsys, call(f'--real=folder:{clean}', f'--fake=folder:{fewer}',
+                            '--metrics=fd20_lite0'), '03.png', '40x40')
+
+
+def test_statistics_to_a_file_and_back(pictures, tmp_path, capsys):
+  clean, noisy = (f'folder:{pictures / n}' for n in ('clean', 'noisy'))
+  path, out = tmp_path / 'stats.npz', tmp_path / 'r.jsonl'
+  assert call(f'--real={clean}', f'--fake={noisy}', '--metrics=fd24_lite0',
+              f'--write_reference={path}', f'--out={out}') == 0
+  assert call(f'--fake={noisy}', '--metrics=fd24_lite0',
+              f'--reference={path}', f'--out={out}') == 0
+  first, second = (json.loads(x) for x in out.read_text().splitlines())
+  assert second['value'] == pytest.approx(first['value'], rel=1e-9)
+  assert second['real']['statistics'] == 'stats.npz'
+  with np.load(path) as file:
+    assert file['mu'].shape == (1280,) and file['sigma'].shape == (1280, 1280)
+  path.write_bytes(path.read_bytes()[:1000])
+  capsys.readouterr()
+  runs.refused(capsys, call(
+      f'--fake={noisy}', '--metrics=fd24_lite0', f'--reference={path}'),
+      'stats.npz', 'not a readable .npz')
 
 
 @pytest.mark.parametrize('options,words', [
-    (['--metrics=fid50k'], ["no metric called 'fid50k'", 'fd{N}_lite0']),
-    (['--metrics=fd1_lite0'], ['needs two']),
+    (['--metrics=fud50k'], ["no metric called 'fud50k'", 'fd5k_lite0']),
+    (['--metrics=fd1_lite0'], ['needs 2 at least']),
+    (['--metrics=fid16', '--inception_weights=absent.pth'],
+     ['absent.pth', '--inception_weights']),
+    (['--metrics=fid16', '--preset=torch'], ["no preset 'torch'"]),
+    (['--metrics=psnr'], ["'psnr'", 'reconstructs none']),
+    (['--metrics=codebook'], ['codes of a tokenizer', 'has none']),
+    (['--metrics=ls16_z_lite0'], ['ls16_z_lite0', '--attributes']),
+    (['--metrics=ppl8_wend'], ['ppl8_wend', 'ppl8_zend']),
+    (['--metrics=fd16_lite0', '--truncation=0.5'], ['--truncation', '0.5']),
+    (['--metrics=fd16_lite0', '--labels=3'], ["'3'", 'not conditional']),
+    (['--metrics=fd16_lite0', '--batch_norm=mean'], ["'mean'", 'standing']),
+    (['--fake=folder:x'], ['--workdir', 'two sets of images']),
     (['--metrics=modes'], ["'modes'", 'not one for this system']),
     (['--metrics=fd5k_lite0'], ['needs 5000 real images', 'has 64']),
     (['--metrics=fd16_lite0', '--num=100'], ['needs 100', 'has 64']),
@@ -144,7 +275,7 @@ def test_workdir_that_is_none(tmp_path, capsys):
 
 def test_training_refuses_the_same(tmp_path, capsys):
   config = runs.write_config(tmp_path)
-  for metric, words in (('fid', "'fid'"), ('modes', "'modes'"),
+  for metric, words in (('fad', "'fad'"), ('modes', "'modes'"),
                         ('fd5k_lite0', 'has 64')):
     code = runs.train(config, tmp_path / 'run', '--config.evaluate_every=3',
                       f'--config.evaluate.metrics={metric}')
@@ -165,34 +296,33 @@ def test_labels_have_the_distribution_of_the_data(folder):
   seen = []
 
   class Watched:
-    """The system, whose generator tells which labels it was given."""
+    """The system, whose generator only tells which labels it was given."""
 
     def __getattr__(self, name):
       return getattr(generator.system, name)
 
-  evaluator = evaluate.Evaluator(
-      generator.config, Watched(), dataset, mesh_lib.make(1, 1),
-      ('fd16_lite0',), quiet=True)
-  labels = evaluator._labels()
+    def generate(self, variables, keys, conditions):
+      jax.debug.callback(lambda x: seen.append(np.array(x)),
+                         conditions['label'])
+      return np.zeros((len(keys), 16, 16, 3), np.float32)
+
+  def shares(labels, num=4096):
+    seen.clear()
+    evaluator = evaluator_lib.Evaluator(
+        generator.config, Watched(), dataset, mesh_lib.make(1, 1),
+        ('fd16_lite0',), batch_size=512, quiet=True,
+        sampling=evaluator_lib.Sampling(labels=labels))
+    list(evaluator.fake_images(generator.variables, 2, 'ema').stream(num))
+    jax.effects_barrier()
+    return np.bincount(np.concatenate(seen), minlength=9) / num
+
   expected = np.bincount([dataset[i]['label'] for i in range(64)],
                          minlength=9)
-  np.testing.assert_array_equal(np.bincount(labels, minlength=9), expected)
-
-  def sampler(variables, keys, conditions):
-    seen.append(conditions['label'])
-    return np.zeros((len(keys), 16, 16, 3), np.uint8)
-
-  sampler.batch_size = 512
-  evaluator._sampler = sampler
-  evaluator._protocols = []
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(protocols, 'compute', lambda names, real, fake, **more: [
-        list(fake.stream(4096)), []][1])
-    evaluator(generator.variables, 2)
-  share = np.bincount(np.concatenate(seen), minlength=9) / 4096
-  # Drawn with replacement: within five standard deviations of the data.
-  p = expected / 64
-  assert (np.abs(share - p) < 5 * np.sqrt(p * (1 - p) / 4096) + 1e-9).all()
+  # Drawn with replacement: within five standard deviations.
+  for labels, p in (('empirical', expected / 64),
+                    ('uniform', np.full(9, 1 / 9)), ('3', np.eye(9)[3])):
+    assert (np.abs(shares(labels) - p)
+            < 5 * np.sqrt(p * (1 - p) / 4096) + 1e-9).all(), labels
 
 
 def test_modes_of_points(folder, capsys):
@@ -202,7 +332,7 @@ def test_modes_of_points(folder, capsys):
   before = len(results(path))
   assert call(f'--workdir={path}') == 0
   found = {r['metric']: r for r in results(path)[before:]}
-  assert found['modes/covered']['fake'] == {'count': 2500, 'seed': 0}
+  assert found['modes/covered']['fake']['count'] == 2500
   # By hand: the points of the same keys, counted.
   generator = gans_jax.load(str(path))
   points = generator(keys=rng.per_example(jax.random.key(0), 0, 2500))

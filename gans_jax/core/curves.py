@@ -1,6 +1,7 @@
 """Pictures of numbers: a run's curves, a cloud of points."""
 
 import io
+import json
 import math
 import os
 
@@ -10,10 +11,14 @@ from gans_jax.core import files
 from gans_jax.core import logging as logging_lib
 
 CURVES = 'curves.png'
+# How generated images were sampled, as results record it.
+_OPTIONS = ('weights', 'batch_norm', 'truncation', 'labels', 'seed')
 
 
 def plot(workdir: str, out: str | None = None) -> str | None:
-  """Draws metrics.jsonl: one panel for each group of names, over kimg.
+  """Draws metrics.jsonl and evaluations.jsonl, over kimg.
+
+  One panel for each group of names.
 
   Args:
     workdir: of the run.
@@ -25,7 +30,12 @@ def plot(workdir: str, out: str | None = None) -> str | None:
   Raises:
     UserError: the picture cannot be written.
   """
-  groups = series(logging_lib.read_metrics(workdir))
+  records = logging_lib.read_metrics(workdir)
+  measured = evaluations(workdir)
+  if measured:  # They hold what training has measured, and more.
+    records = [{name: value for name, value in record.items()
+                if not name.startswith('metric/')} for record in records]
+  groups = series([*records, *measured])
   if not groups:
     return None
   # The classes themselves: pyplot would pick a window system and keep state.
@@ -52,6 +62,31 @@ def plot(workdir: str, out: str | None = None) -> str | None:
   out = out or os.path.join(workdir, CURVES)
   files.write_atomic(out, stream.getvalue())
   return out
+
+
+def evaluations(workdir: str) -> list[dict]:
+  """Returns results of evaluations.jsonl as records of metrics.jsonl.
+
+  A metric measured otherwise than at first (truncated, of other weights, ...)
+  is a curve of its own, which says so.
+  """
+  try:
+    with open(os.path.join(workdir, 'evaluations.jsonl'),
+              encoding='utf-8') as f:
+      results = [json.loads(line) for line in f if line.endswith('\n')]
+  except FileNotFoundError:
+    return []
+  found = {}
+  for result in results:
+    fake, first = (r.get('fake', {}) for r in (result, results[0]))
+    marks = [f'{name} {fake[name]}' for name in _OPTIONS
+             if fake.get(name) != first.get(name)]
+    name = ', '.join([result['metric'], *marks])
+    # The newest of a step counts.
+    found[result['step'], name] = {
+        'step': result['step'], 'kimg': fake.get('images_seen', 0) / 1000,
+        f'metric/{name}': result['value']}
+  return [found[key] for key in sorted(found)]
 
 
 def series(records: list[dict]) -> dict[str, dict[str, tuple]]:

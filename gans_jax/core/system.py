@@ -24,7 +24,11 @@ Members of a System:
     the networks' training mode, {net: its changed collections}): batch
     normalization uses the statistics of these N samples, which then depend on
     each other. Where a generator can have batch normalization.
-  outputs: {name: fn(variables, batch, keys)} for paired tasks.
+  map_latents(variables, z, conditions) -> w [N, ...], the latents that
+    `conditions` may hold as 'w'. Where there is such a space.
+  outputs: {name: fn(variables, batch, keys)} for paired tasks: 'reconstruct'
+    gives images [N, H, W, C] in [-1, 1], 'tokens' int [N, ...] below
+    `codebook_size`.
   frozen() -> pretrained constants, neither trained nor checkpointed.
 """
 

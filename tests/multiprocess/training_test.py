@@ -74,7 +74,9 @@ def pod(folder, workdir, *args, processes=2, devices=1, code=0):
   done = subprocess.run(
       command(processes, f'--config={config}:trace={trace}',
               f'--workdir={workdir}', *args, devices=devices),
-      cwd=runs.ROOT, capture_output=True, text=True, check=False)
+      cwd=runs.ROOT, capture_output=True, text=True, check=False,
+      # Statistics of its own; programs are in JAX_COMPILATION_CACHE_DIR.
+      env={**os.environ, 'GANS_JAX_CACHE': f'{workdir}.cache'})
   assert done.returncode == code, done.stdout + done.stderr
   return read_trace(trace, processes), done.stdout + done.stderr
 
@@ -91,17 +93,23 @@ def folder(tmp_path_factory):
   return tmp_path_factory.mktemp('pod')
 
 
+# Numbers of images that do not divide into batches; features, and pixels.
+EVALUATE = ('--config.evaluate_every=24', '--config.evaluate.batch_size=8',
+            '--config.evaluate.metrics=fd18_lite0,swd18')
+
+
 @pytest.fixture(scope='module')
 def two(folder):
   """(workdir, what was read, output) of a run of two processes."""
-  return folder / 'two', *pod(folder, folder / 'two')
+  return folder / 'two', *pod(folder, folder / 'two', *EVALUATE)
 
 
 @pytest.fixture(scope='module')
 def one(folder):
   """The same of one process, four steps long."""
   return folder / 'one', *pod(
-      folder, folder / 'one', '--config.total_steps=4', processes=1)
+      folder, folder / 'one', '--config.total_steps=4', *EVALUATE,
+      processes=1)
 
 
 @pytest.fixture(scope='module')
@@ -111,7 +119,7 @@ def stopped(folder):
   config = runs.write_config(folder, CONFIG)
   process = subprocess.Popen(
       command(2, f'--config={config}:trace={trace},pace=0.3',
-              f'--workdir={workdir}'), cwd=runs.ROOT, text=True,
+              f'--workdir={workdir}', *EVALUATE), cwd=runs.ROOT, text=True,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE)
   try:
     pids = [int(re.search(r'is pid (\d+)', process.stderr.readline()).group(1))
@@ -129,6 +137,11 @@ def stopped(folder):
   said = re.search(r'stopped by SIGTERM at step (\d+), which is saved', err)
   assert said, err
   return workdir, int(said.group(1))
+
+
+def losses(workdir):
+  """Returns what is recorded of the steps, without metrics."""
+  return [r for r in runs.records(workdir) if 'loss/d' in r]
 
 
 def steps_of(workdir):
@@ -179,7 +192,7 @@ def test_processes_read_disjoint_halves(one, two):
 
 
 def test_two_processes_train_as_one(one, two):
-  first, second = runs.records(one[0])[:4], runs.records(two[0])[:4]
+  first, second = losses(one[0])[:4], losses(two[0])[:4]
   assert [r['step'] for r in second] == [1, 2, 3, 4]
   assert first[0].keys() == second[0].keys()
   for a, b in zip(first, second, strict=True):
@@ -191,10 +204,21 @@ def test_two_processes_train_as_one(one, two):
                                    atol=1e-6, err_msg=f'{a["step"]} {name}')
 
 
+def test_two_processes_measure_as_one(one, two):
+  """Of the untrained net, whose weights are equal: each decodes a half."""
+  found = [[json.loads(line) for line in (
+      workdir / 'evaluations.jsonl').read_text().splitlines()][:2]
+      for workdir, _, _ in (one, two)]
+  for a, b in zip(*found, strict=True):
+    assert (a['metric'], a['step']) == (b['metric'], 0)
+    assert b['real']['count'] == 18 and not b['real']['cached']
+    assert b['value'] == pytest.approx(a['value'], rel=1e-4)
+    assert b['floor']['value'] == pytest.approx(a['floor']['value'], rel=1e-4)
+
+
 def test_one_record_of_the_run(two):
   workdir, _, output = two
-  assert [r['step'] for r in runs.records(workdir)] == list(
-      range(1, STEPS + 1))
+  assert [r['step'] for r in losses(workdir)] == list(range(1, STEPS + 1))
   assert output.count('done: 24 steps') == 1
   assert steps_of(workdir) == list(range(0, STEPS + 1, 2))
   state = workdir / 'checkpoints' / '2' / 'state'
@@ -213,7 +237,7 @@ def test_sigterm_to_one_stops_both_at_one_step(stopped):
 def test_resumed_run_is_the_uninterrupted_one(stopped, two, folder):
   workdir, step = stopped
   again = shutil.copytree(workdir, folder / 'again')
-  (first, second), output = pod(folder, again)
+  (first, second), output = pod(folder, again, *EVALUATE)
   assert f'resumed at step {step}' in output
   assert first[0] == two[1][0][step] and second[0] == two[1][1][step]
   runs.assert_same_run(again, two[0], STEPS)
@@ -227,7 +251,7 @@ def test_checkpoint_of_two_goes_on_in_one(stopped, two, folder):
   first, second = two[1]
   for i in range(2):
     assert rows[i] == first[step + i] + second[step + i]
-  ours, theirs = (runs.records(path)[step] for path in (alone, two[0]))
+  ours, theirs = (losses(path)[step] for path in (alone, two[0]))
   for name in ours:
     if not name.startswith('accuracy/'):
       np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5,
@@ -241,7 +265,7 @@ def test_parameters_split_over_processes(one, folder):
   (first, second), _ = pod(folder, workdir, '--config.mesh.model=2',
                            '--config.total_steps=4')
   assert first[:4] == second[:4] == one[1][0][:4]
-  a, b = (runs.records(path)[0] for path in (one[0], workdir))
+  a, b = (losses(path)[0] for path in (one[0], workdir))
   for name in a:
     if not name.startswith('accuracy/'):
       np.testing.assert_allclose(b[name], a[name], rtol=1e-5, atol=1e-6)
@@ -259,8 +283,8 @@ def test_two_devices_per_process(one, folder):
                            devices=2)
   for step in range(4):
     assert first[step] + second[step] == one[1][0][step]
-  np.testing.assert_allclose(runs.records(workdir)[0]['loss/d'],
-                             runs.records(one[0])[0]['loss/d'], rtol=1e-5)
+  np.testing.assert_allclose(losses(workdir)[0]['loss/d'],
+                             losses(one[0])[0]['loss/d'], rtol=1e-5)
 
 
 # --- The launcher -----------------------------------------------------------

@@ -1,0 +1,95 @@
+"""Which metrics there are, and which of them decides."""
+
+import json
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gans_jax import evaluator
+from gans_jax.core import config as config_lib
+from gans_jax.core import errors
+from gans_jax.core import mesh as mesh_lib
+from gans_jax.data import pipeline
+
+
+def test_names_are_sorted_by_kind():
+  found = evaluator.parse(['fd5k_lite0', 'psnr', 'ppl2_1k_zend', 'kid50k'])
+  assert [p.name for p in found.sets] == ['fd5k_lite0', 'kid50k']
+  assert [p.name for p in found.paths] == ['ppl2_1k_zend']
+  assert found.pairs == ('psnr',) and not found.modes
+  assert evaluator.parse(['modes']).modes
+  found = evaluator.parse(['fid50k', 'ppl2k_zend'], num=10, preset='clean')
+  assert found.sets[0].name == 'clean_fid10'
+  assert found.paths[0].name == 'ppl10_zend'
+  with pytest.raises(errors.UserError):
+    evaluator.parse(['psnr5k'])
+
+
+@pytest.mark.parametrize('names, num, expected', [
+    ((), 0, None), (('modes',), 0, ('modes/covered', 'max')),
+    (('fd5k_lite0', 'is5k_lite0'), 0, ('fd5k_lite0', 'min')),
+    (('fd5k_lite0',), 500, ('fd500_lite0', 'min')),
+    (('is50k',), 0, ('is50k', 'max')), (('pr5k_lite0',), 0,
+                                        ('pr5k_lite0', 'max')),
+    (('ppl2k_zend',), 0, ('ppl2k_zend', 'min')),
+    (('psnr',), 0, ('psnr', 'max')), (('lpips_vgg',), 0,
+                                      ('lpips_vgg', 'min'))])
+def test_best_metric(names, num, expected):
+  assert evaluator.best_metric(names, num) == expected
+
+
+class Tokenizer:
+  """A system that only darkens images and counts four shades of pixels."""
+
+  conditions = ()
+  options = ()
+  requires = ('image',)
+  codebook_size = 8
+  players = {'G': ()}
+
+  def __init__(self):
+    self.outputs = {
+        'reconstruct': lambda variables, batch, keys: (
+            batch['image'] / 127.5 - 1) * variables['gain'],
+        'tokens': lambda variables, batch, keys: (
+            batch['image'][..., 0] // 64).astype(jnp.int32)}
+
+
+def test_reconstructions_and_tokens():
+  """Of all images in their order: sets, pairs and codes."""
+  config = config_lib.base('dcgan')
+  config_lib.assign(config, {'data.source': 'emoji:noto', 'data.limit': 21,
+                             'data.resolution': 32, 'total_steps': 1})
+  dataset = pipeline.open_dataset(config.data)
+  x = np.stack([dataset[i]['image'] for i in range(21)]).astype(np.float64)
+  measure = evaluator.Evaluator(
+      config, Tokenizer(), dataset, mesh_lib.make(1, 1),
+      ('fd21_lite0', 'psnr', 'codebook'), batch_size=8, quiet=True)
+  found = {r['metric']: r for r in measure({'gain': np.float32(1)}, 3)}
+  assert found['fd21_lite0']['value'] == pytest.approx(0, abs=1e-3)
+  assert found['psnr']['value'] == math.inf
+  found = {r['metric']: r for r in measure({'gain': np.float32(0.9)}, 3)}
+  assert found['fd21_lite0']['value'] > 1
+  y = np.floor((x / 127.5 - 1) * 0.9 * 127.5 + 128)
+  expected = 10 * np.log10(255**2 / ((x - y)**2).mean((1, 2, 3)))
+  assert found['psnr']['value'] == pytest.approx(expected.mean(), rel=1e-3)
+  assert found['psnr']['pairs'] == 21
+  counts = np.bincount((x[..., 0] // 64).astype(int).ravel(), minlength=8)
+  p = counts / counts.sum()
+  assert found['codebook']['tokens'] == 21 * 32 * 32
+  assert found['codebook']['values']['usage'] == np.mean(counts > 0)
+  assert found['codebook']['values']['perplexity'] == pytest.approx(
+      np.exp(-np.sum(p * np.log(p + 1e-10))), rel=1e-9)
+
+
+def test_lines_are_json_of_any_reader(tmp_path):
+  path = tmp_path / 'r.jsonl'
+  for value in (1.5, math.inf, math.nan):
+    evaluator.append(str(path), {'value': value, 'floor': {'value': value}})
+  lines = [json.loads(line, parse_constant=pytest.fail)
+           for line in path.read_text().splitlines()]
+  assert [x['value'] for x in lines] == [1.5, None, None]
+  with pytest.raises(errors.UserError, match='r.jsonl'):
+    evaluator.append(str(path / 'x'), {})
