@@ -108,7 +108,8 @@ def main(argv: list[str]) -> int:
           measure.values(kept, rows, protocol.ddof).values()))
 
     interval = bootstrap.paired(
-        metric, *rows, kept, resamples=args.resamples, level=args.level)
+        metric, *rows, kept, resamples=args.resamples, level=args.level,
+        progress=features.log_progress('bootstrap', unit='resamples'))
   result = {
       'metric': protocol.name, 'a': args.a, 'b': args.b,
       'values': {'a': values[0], 'b': values[1]},

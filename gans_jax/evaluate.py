@@ -56,15 +56,18 @@ WEIGHTS = ('inception', 'vgg16', 'alexnet', 'clip')
 
 def line(result: dict[str, Any]) -> str:
   """Returns a result in one line for people."""
-  text = f'{result["metric"]} {result["value"]:.4g}'
+  values = {name: value for name, value in result.get('values', {}).items()
+            if isinstance(value, float)}
+  std = values.pop('std', None)
+  if len(values) > 1:
+    text = ', '.join(f'{name} {value:.4g}' for name, value in values.items())
+  else:
+    text = f'{result["value"]:.4g}'
+  if std is not None:
+    text += f' +- {std:.2g}'
+  text = f'{result["metric"]} {text}'
   if 'step' in result:
     text = f'step {result["step"]}: {text}'
-  more = {k: v for k, v in list(result.get('values', {}).items())[1:]
-          if isinstance(v, float)}
-  if 'std' in more:
-    text += f' +- {more.pop("std"):.2g}'
-  if more:
-    text += ', ' + ', '.join(f'{k} {v:.4g}' for k, v in more.items())
   floor = result.get('floor', {})
   if floor.get('value') is not None:
     text += (f' (floor, real against real: {floor["value"]:.4g}'

@@ -13,6 +13,7 @@ about their mean, laid around the measured difference.
 
 from collections.abc import Callable
 import dataclasses
+import time
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,9 @@ class Interval:
 
 def paired(metric: Callable[[np.ndarray, Any], float], a: np.ndarray,
            b: np.ndarray, reference: Any, *, resamples: int = 1000,
-           level: float = 0.95, seed: int = 0) -> Interval:
+           level: float = 0.95, seed: int = 0,
+           progress: Callable[[int, int, float, float], None] | None = None,
+           ) -> Interval:
   """Interval for any smooth metric, at 2 (resamples + 1) calls of it.
 
   Args:
@@ -56,6 +59,8 @@ def paired(metric: Callable[[np.ndarray, Any], float], a: np.ndarray,
       percent of the width.
     level: probability of the interval.
     seed: of the resamples.
+    progress: called after each with resamples done, all of them, resamples
+      per second, and seconds left.
 
   Raises:
     UserError: unequal or too few rows, or a value that is not finite.
@@ -63,9 +68,13 @@ def paired(metric: Callable[[np.ndarray, Any], float], a: np.ndarray,
   a, b = _checked(a, b, need=2)
   random = np.random.default_rng(seed)
   differences = np.empty(resamples)
+  start = time.perf_counter()
   for i in range(resamples):
     rows = random.integers(0, len(a), len(a))
     differences[i] = metric(a[rows], reference) - metric(b[rows], reference)
+    if progress is not None:
+      rate = (i + 1) / (time.perf_counter() - start)
+      progress(i + 1, resamples, rate, (resamples - i - 1) / rate)
   return _interval(
       metric(a, reference) - metric(b, reference), differences, level)
 

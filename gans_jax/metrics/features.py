@@ -392,7 +392,8 @@ def _compiled(extractor: Extractor, names: tuple[str, ...],
   return compute, jax.device_put(extractor.variables, whole)
 
 
-def log_progress(what: str, every_seconds: float = 10.0) -> Progress:
+def log_progress(what: str, every_seconds: float = 10.0,
+                 unit: str = 'images') -> Progress:
   """Returns a `Progress` that logs now and then, and at the end."""
   last = time.perf_counter()
 
@@ -401,7 +402,7 @@ def log_progress(what: str, every_seconds: float = 10.0) -> Progress:
     now = time.perf_counter()
     if now - last >= every_seconds or done == total:
       last = now
-      logging.info('%s: %d of %d images, %.1f images/s, %.0f s left', what,
-                   done, total, rate, left)
+      logging.info('%s: %d of %d %s, %.1f %s/s, %.0f s left', what, done,
+                   total, unit, rate, unit, left)
 
   return report

@@ -50,7 +50,7 @@ _EXACT_COST = 50
 _WORTH = 2**13
 _SAMPLE = 4096
 _PROBES = 256
-_CELL = 16  # Points to a pivot.
+_CELL = 64  # Points to a pivot.
 _SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # Of all axes.
 
 # A slice or an array of indices.

@@ -87,6 +87,8 @@ def _kernel(kept, rows, ddof):
   del ddof
   real = kept['features']
   size = min(_KID_SUBSET, len(real), len(rows))
+  if size == len(real) == len(rows):  # All subsets would be equal.
+    return {'kd': kernel_distance.kid_full(rows, real), 'subset_size': size}
   mean, std = kernel_distance.kid(rows, real, size=size)
   return {'kd': mean, 'std': std, 'subset_size': size}
 

@@ -43,10 +43,14 @@ def test_golden_values_of_other_scales():
   found = _values('is', L)
   assert found['is'] == pytest.approx(2.582545655, rel=1e-8)
   assert found['std'] == pytest.approx(.063750570, rel=1e-6)
-  # Subsets of all there are: no golden value, but that of all pairs is near.
+  # The one subset there is: no spread, and the value of all pairs.
   found = _values('kd', X[:500], Y)
-  assert found['kd'] == pytest.approx(0.46083580577883, rel=1e-6)
-  assert found['subset_size'] == 500 and found['std'] < 1e-6
+  assert found == {'kd': pytest.approx(0.46083580577883, rel=1e-6),
+                   'subset_size': 500}
+  # Smaller subsets have the same expectation and a spread.
+  found = _values('kd', X, Y)
+  assert found['std'] > 0 and found['kd'] == pytest.approx(
+      0.4744898, abs=3 * found['std'] / 10)
 
 
 def test_every_measure_knows_its_direction_and_its_least():
