@@ -12,7 +12,8 @@ import runs
 from gans_jax.core import cli
 from gans_jax.core import errors
 
-COMMANDS = ('main', 'sample', 'evaluate', 'prepare', 'benchmark', 'convert')
+COMMANDS = ('main', 'sample', 'evaluate', 'compare', 'prepare', 'benchmark',
+            'convert')
 SECONDS = 3.0
 
 

@@ -14,19 +14,22 @@ the sphere belongs to the ball (<=). Density and coverage: Naeem et al.,
 Reliable Fidelity and Diversity Metrics, 2020, arXiv 2002.09797, equations 4
 and 5: k = 5, and it does not (<).
 
-Of the pairs of points nearly all are much farther apart than any radius, and
-are sorted out in three steps, each by less work for more pairs:
+Of the pairs of points nearly all are much farther apart than any radius. They
+are sorted out in steps, each of which does more work for fewer pairs:
 
-1. With orthonormal axes of which a few lead to most of the variance,
+1. Along orthonormal axes of which the first lead to most of the variance,
 
-     |x - y|^2 >= sum over leading axes (x_k - y_k)^2 + (|x'| - |y'|)^2
+     |x - y|^2 >= sum over m axes (x_k - y_k)^2 + (|x'| - |y'|)^2
 
-   where x' is the rest of x (Cauchy-Schwarz): one short float32 product.
-2. What may be near by that: the whole squared distance, in float32.
-3. What may be near by that, within a proven bound of the rounding: float64.
+   where x' is the rest of x (Cauchy-Schwarz): a short float32 product for all
+   pairs, and one of twice as many axes for those that may still be near.
+2. For what is left, the squared distance in float32; and for all pairs, where
+   the bound tells too few apart.
+3. For what may be within a radius by a proven bound of that rounding, float64.
 
 So the result is exact: points that are equal are at distance zero, and ties
-are ties.
+are ties. Points are kept in an order in which neighbours are often in the same
+block, which tells soon how near the nearest are.
 """
 
 from collections.abc import Callable
@@ -46,12 +49,14 @@ _PAIRS = 64  # Whose coordinates are gathered at a time, in a cache.
 # in float32, and in float64.
 _GATHER_COST = 40
 _EXACT_COST = 50
-# Leading axes are looked for in sets that are worth it, by a sample.
-_WORTH = 2**13
-_SAMPLE = 4096
-_PROBES = 256
+# In sets of so many points, leading axes are looked for; in a sample of the
+# crowd, whose first points probe how well they tell neighbours from others.
+_WORTH = 2**14
+_CROWD = 2**14
+_SAMPLE = 2**12
+_PROBES = 2**8
+_SHARES = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2)  # Of all axes.
 _CELL = 64  # Points to a pivot.
-_SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # Of all axes.
 
 # A slice or an array of indices.
 Rows = slice | np.ndarray
@@ -212,8 +217,8 @@ class _Frame:
 
   Attributes:
     centre: float64 [d], subtracted because rounding grows with norms.
-    axes: float64 [d, m], orthonormal; m may be 0.
-    pivots: float32 [c, m]; points that are nearest to one are kept together.
+    axes: float64 [d, m], orthonormal; m is even, and may be 0.
+    pivots: float32 [c, m / 2], points; those nearest to one stay together.
   """
 
   centre: np.ndarray
@@ -231,10 +236,12 @@ class _Points:
     order: int [n]; the other arrays hold `features[order]`.
     centred: float32 [n, d].
     norms: float64 [n], squared, of `centred`.
-    left: float32 [n, m + 3], the coordinates along the axes, the norm of the
-      rest, and what makes a product with `right` of other points -1/2 of a
-      squared distance. None where m = 0.
-    right: float32 [n, m + 3].
+    left: float32 [n, m / 2 + 3], the coordinates along the first half of the
+      axes, the norm of the rest, and what makes a product with `right` of
+      other points -1/2 of a squared distance. None where m = 0.
+    right: float32 [n, m / 2 + 3].
+    more: float32 [n, m / 2 + 1], the coordinates along the second half of the
+      axes, and the norm of what is then left.
   """
 
   features: np.ndarray
@@ -244,46 +251,42 @@ class _Points:
   norms: np.ndarray
   left: np.ndarray | None
   right: np.ndarray | None
+  more: np.ndarray | None
 
   def original(self, i: np.ndarray) -> np.ndarray:
     return self.features[self.order[i]]
-
-  def distances(self, i: np.ndarray, other: '_Points', j: np.ndarray
-                ) -> np.ndarray:
-    """Squared, of pairs of points, by float32 products; float64 [p]."""
-    squared = np.empty(len(i))
-    for part in _chunks(len(i)):
-      u, v = i[part], j[part]
-      squared[part] = self.norms[u] + other.norms[v] - 2.0 * np.vecdot(
-          self.centred[u], other.centred[v])
-    return squared
 
 
 def _points(features: np.ndarray, frame: _Frame) -> _Points:
   n, m = len(features), frame.axes.shape[1]
   centred = np.empty(features.shape, np.float32)
   norms, cell = np.empty(n), np.empty(n, int)
-  left = np.ones((n, m + 3), np.float32)
+  half = m // 2
+  left = np.ones((n, half + 3), np.float32)
+  more = np.empty((n, m - half + 1), np.float32)
   for i in _blocks(features):
     centred[i] = features[i] - frame.centre
     # Of what was rounded: the norm of the rest is a difference.
     x = centred[i].astype(np.float64)
     norms[i] = np.vecdot(x, x)
     along = x @ frame.axes
-    left[i, :m] = along
-    left[i, m] = np.sqrt(np.maximum(norms[i] - np.vecdot(along, along), 0))
-    left[i, m + 1] = norms[i] / -2
-    near = left[i, :m] @ frame.pivots.T
+    left[i, :half], more[i, :-1] = along[:, :half], along[:, half:]
+    for array, coordinates in ((left[:, :-2], along[:, :half]), (more, along)):
+      rest = norms[i] - np.vecdot(coordinates, coordinates)
+      array[i, -1] = np.sqrt(np.maximum(rest, 0))
+    left[i, -2] = norms[i] / -2
+    near = left[i, :half] @ frame.pivots.T
     near -= np.vecdot(frame.pivots, frame.pivots) / 2
     cell[i] = near.argmax(1)
   if not m:
-    return _Points(features, frame, np.arange(n), centred, norms, None, None)
+    return _Points(features, frame, np.arange(n), centred, norms, None, None,
+                   None)
   order = np.argsort(cell, kind='stable')
   left = left[order]
   right = left.copy()
   right[:, [-2, -1]] = left[:, [-1, -2]]
   return _Points(features, frame, order, centred[order], norms[order], left,
-                 right)
+                 right, more[order])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -339,7 +342,8 @@ class _Pairs:
                  2 * (u @ v.T))[i, j]
     else:
       squared = np.empty(len(i))
-      for part in _chunks(len(i)):
+      for start in range(0, len(i), _PAIRS):
+        part = slice(start, start + _PAIRS)
         delta = self.x.original(i[part]).astype(np.float64)
         delta -= self.y.original(j[part])
         squared[part] = np.vecdot(delta, delta)
@@ -365,14 +369,26 @@ def _near(x: _Points, i: Rows, y: _Points, j: Rows, x_limits: np.ndarray,
       np.broadcast_to(limits + units * 2.0**-24, len(indices))
       for limits, indices in ((x_limits, rows), (y_limits, columns)))
   size = len(rows) * len(columns)
+
+  def narrowed(a, b, squared):
+    near = (squared <= x_limits[a]) | (squared <= y_limits[b])
+    return a[near], b[near], squared[near]
+
   if x.left is not None:
-    # Products of a few axes, of upper bounds of what `_halves` is.
-    a, b = _above(x.left[i] @ y.right[j].T, x_limits, y_limits)
-    if len(a) * _GATHER_COST < size:
-      squared = x.distances(rows[a], y, columns[b])
-      near = (squared <= x_limits[a]) | (squared <= y_limits[b])
-      return _Pairs(x, y, rows[a], columns[b], squared, size, units
-                    ).select(near)
+    # Of upper bounds of what `_halves` is, first those for all pairs.
+    bounds = x.left[i] @ y.right[j].T
+    a, b = _above(bounds, x_limits, y_limits)
+    if len(a) * _GATHER_COST < 2 * size:
+      # Of what these leave, those by twice as many axes.
+      u, v = rows[a], columns[b]
+      rest = x.left[u, -3] * y.left[v, -3] - _products(x.more, u, y.more, v)
+      a, b, _ = narrowed(a, b, -2.0 * (bounds[a, b] - rest))
+      if len(a) * _GATHER_COST < size:
+        u, v = rows[a], columns[b]
+        a, b, squared = narrowed(
+            a, b, x.norms[u] + y.norms[v] -
+            2.0 * _products(x.centred, u, y.centred, v))
+        return _Pairs(x, y, rows[a], columns[b], squared, size, units)
   halves = _halves(x, i, y, j)
   a, b = _above(halves, x_limits, y_limits)
   return _Pairs(x, y, rows[a], columns[b], -2.0 * halves[a, b], size, units)
@@ -384,6 +400,16 @@ def _halves(x: _Points, i: Rows, y: _Points, j: Rows) -> np.ndarray:
   halves -= (x.norms[i, None] / 2).astype(np.float32)
   halves -= (y.norms[j] / 2).astype(np.float32)
   return halves
+
+
+def _products(x: np.ndarray, i: np.ndarray, y: np.ndarray, j: np.ndarray
+              ) -> np.ndarray:
+  """Inner products of rows of two arrays, float32 [p]."""
+  found = np.empty(len(i), np.float32)
+  for start in range(0, len(i), _PAIRS):
+    part = slice(start, start + _PAIRS)
+    found[part] = np.vecdot(x[i[part]], y[j[part]])
+  return found
 
 
 def _above(halves: np.ndarray, x_limits: np.ndarray, y_limits: np.ndarray
@@ -452,10 +478,6 @@ def _blocks(features: np.ndarray) -> list[slice]:
   return [slice(i, min(i + _BLOCK, n)) for i in range(0, n, _BLOCK)]
 
 
-def _chunks(n: int) -> Iterator[slice]:
-  return (slice(i, i + _PAIRS) for i in range(0, n, _PAIRS))
-
-
 def _pair_of_sets(real: Manifold, fake: Manifold, k: int
                   ) -> tuple[_Points, _Points]:
   if real.features.shape[1] != fake.features.shape[1]:
@@ -479,54 +501,54 @@ def _find_frame(features: np.ndarray, k: int) -> _Frame:
   centre = features.mean(0, dtype=np.float64)
   if n < _WORTH or not most:
     return _Frame(centre, np.empty((d, 0)), np.empty((1, 0), np.float32))
-  random = np.random.RandomState(0)
-  chosen = random.permutation(n)[:_SAMPLE]
-  sample = (features[chosen] - centre).astype(np.float32)
-  axes = _power(sample, random.randn(d, most))
-  # Between the steps they need not be orthonormal, but far from parallel.
-  gram = axes.T @ axes
-  gram += 1e-9 * np.trace(gram) / most * np.eye(most)
-  axes = np.linalg.solve(np.linalg.cholesky(gram), axes.T).T
-  axes = _orthonormal(_power(sample, axes))
-
-  probes = sample[:_PROBES]
-  nearest = np.full((len(probes), k), np.inf)
-  for block in _blocks(features):
-    x = (features[block] - centre).astype(np.float32)
-    found = _squared(probes, x)
-    found[chosen[:_PROBES, None] == np.arange(n)[block]] = np.inf
-    nearest = np.concatenate([nearest, found], axis=1)
-    nearest = np.partition(nearest, k - 1, axis=1)[:, :k]
-  norms = np.einsum('nd,nd->n', sample, sample)
+  chosen = np.random.RandomState(0).permutation(n)[:_CROWD]
+  crowd = (features[chosen] - centre).astype(np.float32)
+  sample, probes = crowd[:_SAMPLE], crowd[:_PROBES]
+  axes = _principal(sample, most)
+  nearest = _squared(probes, crowd)
+  np.fill_diagonal(nearest, np.inf)
+  nearest = np.partition(nearest, k - 1, axis=1)[:, k - 1, None]
+  norms = np.vecdot(sample, sample)
   along = sample @ axes.astype(np.float32)
-  best, least = 0, 1.0
-  for m in (int(share * d) for share in _SHARES):
-    rest = norms - np.einsum('nm,nm->n', along[:, :m], along[:, :m])
+
+  def undecided(m):
+    rest = norms - np.vecdot(along[:, :m], along[:, :m])
     bounds = np.concatenate(
         [along[:, :m], np.sqrt(np.maximum(rest, 0))[:, None]], axis=1)
-    near = np.mean(_squared(bounds[:_PROBES], bounds) <= nearest[:, -1:])
-    cost = m / d + min(1, _GATHER_COST * near)
+    near = _squared(bounds[:_PROBES], bounds) <= nearest
+    return 2 * np.mean(near)  # The radius of either point decides.
+
+  best, least = 0, 1.0
+  for share in _SHARES:
+    m = 2 * (min(int(share * d), axes.shape[1]) // 2)
+    half = m // 2
+    cost = half / d + _GATHER_COST * (
+        half / d * undecided(half) + undecided(m))
     if m and cost < least:
       best, least = m, cost
-  return _Frame(centre, axes[:, :best], along[:n // _CELL, :best])
+  return _Frame(centre, axes[:, :best], along[:n // _CELL, :best // 2])
 
 
-def _power(sample: np.ndarray, axes: np.ndarray) -> np.ndarray:
-  """Axes times the covariance of a sample [n, d], up to a factor."""
-  axes = sample.T @ (sample @ axes.astype(np.float32))
-  return axes.astype(np.float64)
+def _principal(sample: np.ndarray, count: int) -> np.ndarray:
+  """Axes [d, count or fewer], near the principal ones of a sample [n, d].
 
-
-def _orthonormal(a: np.ndarray) -> np.ndarray:
-  """Basis of the columns of [d, m], along which they fall in size."""
-  squares, mix = np.linalg.eigh(a.T @ a)
+  Two steps of the power method from random axes.
+  """
+  axes = np.random.RandomState(0).randn(sample.shape[1], count)
+  for _ in range(2):
+    # Small ones may be lost in large ones, unless they are far from parallel.
+    gram = axes.T @ axes
+    gram += (1e-9 * np.trace(gram) / count + 1e-300) * np.eye(count)
+    axes = np.linalg.solve(np.linalg.cholesky(gram), axes.T).T
+    axes = (sample.T @ (sample @ axes.astype(np.float32))).astype(np.float64)
+  squares, mix = np.linalg.eigh(axes.T @ axes)
   keep = squares > 1e-10 * squares[-1]
-  a = a @ (mix[:, keep] / np.sqrt(squares[keep]))[:, ::-1]
-  # Newton's step to the nearest orthonormal basis: errors are squared.
-  return 1.5 * a - 0.5 * (a @ (a.T @ a))
+  axes = axes @ (mix[:, keep] / np.sqrt(squares[keep]))[:, ::-1]
+  # Newton's step to the nearest orthonormal ones: errors are squared.
+  return 1.5 * axes - 0.5 * (axes @ (axes.T @ axes))
 
 
 def _squared(x: np.ndarray, y: np.ndarray) -> np.ndarray:
   """Squared distances of [m, d] and [n, d], roughly."""
-  lengths = (np.einsum('nd,nd->n', z, z) for z in (x, y))
+  lengths = (np.vecdot(z, z) for z in (x, y))
   return np.add.outer(*lengths) - 2 * (x @ y.T)

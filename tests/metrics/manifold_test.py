@@ -86,6 +86,84 @@ def test_any_blocks_and_any_route_are_the_definition(
   assert {key: found[key] for key in expected} == expected
 
 
+def _clustered(seed, n=330, d=64, rank=64):
+  """Points of 25 classes, with variances that fall like 1/k."""
+  shared, r = np.random.RandomState(0), np.random.RandomState(seed)
+  centres = shared.randn(25, rank)
+  mix = np.linalg.qr(shared.randn(d, d))[0][:rank]
+  mix /= np.sqrt(np.arange(1, rank + 1))[:, None]
+  x = (centres[r.randint(0, 25, n)] + 0.5 * r.randn(n, rank)) @ mix
+  return np.maximum(x + 0.2, 0).astype(np.float32)
+
+
+# No pair is looked at alone; some are; all are that a bound does not rule out.
+@pytest.mark.parametrize('gather_cost, share', [
+    (10**9, 1 / 4), (10, 1 / 16), (0, 1 / 2)])
+@pytest.mark.parametrize('case', [
+    'classes', 'far from the origin', 'few dimensions', 'of two dimensions',
+    'collapse', 'isotropic', 'all equal'])
+def test_leading_axes_change_nothing(case, gather_cost, share, monkeypatch):
+  real, fake = _clustered(1), _clustered(2, n=280)
+  if case == 'far from the origin':
+    real, fake = real + 300, fake + 300
+  elif case == 'few dimensions':
+    real, fake = (_clustered(i, rank=3) for i in (1, 2))
+  elif case == 'of two dimensions':
+    real, fake = real[:, :2], fake[:, :2]
+  elif case == 'collapse':
+    fake = real[:12][np.arange(280) % 12]
+  elif case == 'isotropic':
+    real, fake = np.random.RandomState(3).randn(2, 250, 64)
+  elif case == 'all equal':
+    real, fake = np.ones((2, 170, 64), np.float32)
+  monkeypatch.setattr(manifold, '_BLOCK', 150)
+  plain = manifold.fit(real), manifold.fit(fake)
+  assert plain[0].points.left is None
+  expected = manifold.compare(*plain)
+  monkeypatch.setattr(manifold, '_WORTH', 0)
+  monkeypatch.setattr(manifold, '_SHARES', (share,))
+  monkeypatch.setattr(manifold, '_GATHER_COST', 0)  # Else no axes are worth it.
+  fitted = manifold.fit(real)
+  assert (fitted.points.left is None) == (
+      case in ('of two dimensions', 'all equal'))
+  monkeypatch.setattr(manifold, '_GATHER_COST', gather_cost)
+  for other in (manifold.fit(fake, like=fitted), manifold.fit(fake)):
+    np.testing.assert_allclose(
+        other.squared, plain[1].squared, rtol=1e-11, atol=1e-11)
+    assert manifold.compare(fitted, other) == expected
+  # As it is read from a file.
+  bare = manifold.Manifold(fitted.features, fitted.squared)
+  assert manifold.compare(bare, other) == expected
+  assert manifold.compare(bare, manifold.Manifold(
+      other.features, other.squared)) == expected
+
+
+def test_axes_are_orthonormal_and_lead_to_the_variance():
+  x = _clustered(1, n=2000)
+  x = x - x.mean(0)
+  axes = manifold._principal(x, 16)
+  np.testing.assert_allclose(axes.T @ axes, np.eye(16), atol=1e-12)
+  best = np.linalg.eigvalsh(x.T @ x)[::-1]
+  along = ((x @ axes)**2).sum(0)
+  assert along[:4].sum() > 0.99 * best[:4].sum()
+  assert along.sum() > 0.97 * best[:16].sum()
+  # No more of them than dimensions that points differ in.
+  flat = np.random.RandomState(0).randn(100, 5) @ np.eye(5, 40)
+  assert manifold._principal(flat.astype(np.float32), 8).shape == (40, 5)
+
+
+def test_a_bound_rules_most_pairs_out():
+  x = _clustered(1, n=900)
+  points = manifold._points(x, manifold._Frame(
+      x.mean(0, dtype=np.float64), manifold._principal(x - x.mean(0), 32),
+      np.zeros((1, 16), np.float32)))
+  bounds = -2 * (points.left @ points.right.T)
+  squared = ((x[:, None] - x[None])**2).sum(-1)
+  assert (bounds <= squared + 1e-5).all()
+  radii = np.sort(squared, axis=1)[:, 3]
+  assert np.mean(bounds <= radii[:, None]) < 0.05
+
+
 @pytest.mark.parametrize('noise', [0, 1e-6, 1e-3])
 def test_collapse_far_from_the_origin(noise, monkeypatch):
   # Twelve images over and over: float32 products cannot tell them apart.

@@ -60,6 +60,22 @@ def test_frechet_distance_of_torch_fidelity(features):
       expected[metric_fid.KEY_METRIC_FID], rel=1e-11)
 
 
+def test_golden_value_of_torch_fidelity():
+  # With means in float32, as it takes them: 9e-8 from pytorch-fid's.
+  r = np.random.RandomState(0)
+  x = r.randn(600, 16).astype(np.float32)
+  y = (r.randn(500, 16) * 1.2 + 0.3).astype(np.float32)
+  fitted = [frechet.Gaussian(
+      len(f), f.mean(0).astype(np.float64), np.cov(f, rowvar=False))
+            for f in (x, y)]
+  assert frechet.distance(*fitted) == pytest.approx(2.86179200599, abs=2e-7)
+  stats = [metric_fid.fid_features_to_statistics(torch.from_numpy(f))
+           for f in (x, y)]
+  assert metric_fid.fid_statistics_to_metric(
+      *stats, verbose=False)[metric_fid.KEY_METRIC_FID] == pytest.approx(
+          2.86179200599, abs=1e-7)
+
+
 def test_frechet_distance_of_fewer_images_than_dimensions(features):
   # Roots of singular products: theirs are good to half of the digits.
   few = [f[:n] for f, n in zip(features, (30, 40), strict=True)]

@@ -111,6 +111,16 @@ def test_separability_by_a_support_vector_machine():
   assert separability.separability(z, bent[None], 1000) > 1.95
 
 
+def test_independent_attributes_score_two_each():
+  labels, predictions = _table(25, 25, 25, 25)
+  latents = np.where(predictions, 1.0, -1.0)[:, None]
+  p = np.where(labels, 0.9, 0.1)
+  for count in (1, 3):
+    assert separability.separability(
+        latents, np.stack([p] * count), 100, _by_sign) == pytest.approx(
+            2**count)
+
+
 def test_only_the_most_confident_are_judged():
   latents = np.array([[1.0], [-1.0], [1.0], [-1.0], [1.0], [-1.0]])
   # Right where the classifier is sure, of either class.
