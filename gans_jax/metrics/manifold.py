@@ -40,6 +40,7 @@ import dataclasses
 import os
 
 import numpy as np
+import threadpoolctl
 
 from gans_jax.core import errors
 
@@ -240,6 +241,7 @@ class _Points:
       axes, the norm of the rest, and what makes a product with `right` of
       other points -1/2 of a squared distance. None where m = 0.
     right: float32 [n, m / 2 + 3].
+    rest: float32 [n], the norm of the rest once more.
     more: float32 [n, m / 2 + 1], the coordinates along the second half of the
       axes, and the norm of what is then left.
   """
@@ -251,6 +253,7 @@ class _Points:
   norms: np.ndarray
   left: np.ndarray | None
   right: np.ndarray | None
+  rest: np.ndarray | None
   more: np.ndarray | None
 
   def original(self, i: np.ndarray) -> np.ndarray:
@@ -260,33 +263,38 @@ class _Points:
 def _points(features: np.ndarray, frame: _Frame) -> _Points:
   n, m = len(features), frame.axes.shape[1]
   centred = np.empty(features.shape, np.float32)
-  norms, cell = np.empty(n), np.empty(n, int)
+  norms, rest, cell = np.empty(n), np.empty(n, np.float32), np.empty(n, int)
   half = m // 2
   left = np.ones((n, half + 3), np.float32)
   more = np.empty((n, m - half + 1), np.float32)
-  for i in _blocks(features):
+  pivot_norms = np.vecdot(frame.pivots, frame.pivots)
+
+  def fill(i):
     centred[i] = features[i] - frame.centre
     # Of what was rounded: the norm of the rest is a difference.
     x = centred[i].astype(np.float64)
     norms[i] = np.vecdot(x, x)
     along = x @ frame.axes
-    left[i, :half], more[i, :-1] = along[:, :half], along[:, half:]
-    for array, coordinates in ((left[:, :-2], along[:, :half]), (more, along)):
-      rest = norms[i] - np.vecdot(coordinates, coordinates)
-      array[i, -1] = np.sqrt(np.maximum(rest, 0))
+    lead = along[:, :half]
+    rest[i] = np.sqrt(np.maximum(norms[i] - np.vecdot(lead, lead), 0))
+    left[i, :half] = lead
+    left[i, -3] = rest[i]
     left[i, -2] = norms[i] / -2
-    near = left[i, :half] @ frame.pivots.T
-    near -= np.vecdot(frame.pivots, frame.pivots) / 2
-    cell[i] = near.argmax(1)
+    more[i, :-1] = along[:, half:]
+    more[i, -1] = np.sqrt(np.maximum(norms[i] - np.vecdot(along, along), 0))
+    cell[i] = (left[i, :half] @ frame.pivots.T - pivot_norms / 2).argmax(1)
+
+  for _ in _parallel(fill, _blocks(features)):
+    pass
   if not m:
     return _Points(features, frame, np.arange(n), centred, norms, None, None,
-                   None)
+                   None, None)
   order = np.argsort(cell, kind='stable')
   left = left[order]
   right = left.copy()
   right[:, [-2, -1]] = left[:, [-1, -2]]
   return _Points(features, frame, order, centred[order], norms[order], left,
-                 right, more[order])
+                 right, rest[order], more[order])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -378,10 +386,10 @@ def _near(x: _Points, i: Rows, y: _Points, j: Rows, x_limits: np.ndarray,
     # Of upper bounds of what `_halves` is, first those for all pairs.
     bounds = x.left[i] @ y.right[j].T
     a, b = _above(bounds, x_limits, y_limits)
-    if len(a) * _GATHER_COST < 2 * size:
+    if len(a) * _GATHER_COST < 3 * size:
       # Of what these leave, those by twice as many axes.
       u, v = rows[a], columns[b]
-      rest = x.left[u, -3] * y.left[v, -3] - _products(x.more, u, y.more, v)
+      rest = x.rest[u] * y.rest[v] - _products(x.more, u, y.more, v)
       a, b, _ = narrowed(a, b, -2.0 * (bounds[a, b] - rest))
       if len(a) * _GATHER_COST < size:
         u, v = rows[a], columns[b]
@@ -465,11 +473,14 @@ def _keep_nearest(nearest: np.ndarray, rows: np.ndarray, squared: np.ndarray
 
 
 def _parallel(function: Callable, arguments: Iterable) -> Iterator:
-  """As `map`, on all cores: a product keeps them busy, a comparison does not.
+  """As `map`, with a call on every core.
 
-  The results of earlier calls are used while later ones are at work.
+  The results of earlier calls are used while later ones are at work. Products
+  on one core each: else those that wait for one product would keep cores busy
+  that others compare on.
   """
-  with futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+  with (threadpoolctl.threadpool_limits(1, user_api='blas'),
+        futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool):
     yield from pool.map(function, arguments)
 
 
@@ -503,13 +514,15 @@ def _find_frame(features: np.ndarray, k: int) -> _Frame:
     return _Frame(centre, np.empty((d, 0)), np.empty((1, 0), np.float32))
   chosen = np.random.RandomState(0).permutation(n)[:_CROWD]
   crowd = (features[chosen] - centre).astype(np.float32)
-  sample, probes = crowd[:_SAMPLE], crowd[:_PROBES]
-  axes = _principal(sample, most)
-  nearest = _squared(probes, crowd)
+  axes = _principal(crowd[:_SAMPLE], most)
+  # Of points that the axes were not fitted to.
+  others = crowd[_SAMPLE:]
+  nearest = _squared(others[:_PROBES], others)
   np.fill_diagonal(nearest, np.inf)
   nearest = np.partition(nearest, k - 1, axis=1)[:, k - 1, None]
-  norms = np.vecdot(sample, sample)
-  along = sample @ axes.astype(np.float32)
+  others = others[:_SAMPLE]
+  norms = np.vecdot(others, others)
+  along = others @ axes.astype(np.float32)
 
   def undecided(m):
     rest = norms - np.vecdot(along[:, :m], along[:, :m])
@@ -526,7 +539,10 @@ def _find_frame(features: np.ndarray, k: int) -> _Frame:
         half / d * undecided(half) + undecided(m))
     if m and cost < least:
       best, least = m, cost
-  return _Frame(centre, axes[:, :best], along[:n // _CELL, :best // 2])
+  pivots = along[:n // _CELL, :best // 2]
+  if best:
+    pivots = pivots[np.argsort(pivots[:, 0])]  # Neighbours, roughly.
+  return _Frame(centre, axes[:, :best], pivots)
 
 
 def _principal(sample: np.ndarray, count: int) -> np.ndarray:
