@@ -514,9 +514,11 @@ def _find_frame(features: np.ndarray, k: int) -> _Frame:
     return _Frame(centre, np.empty((d, 0)), np.empty((1, 0), np.float32))
   chosen = np.random.RandomState(0).permutation(n)[:_CROWD]
   crowd = (features[chosen] - centre).astype(np.float32)
-  axes = _principal(crowd[:_SAMPLE], most)
+  half = min(_SAMPLE, len(crowd) // 2)
+  axes = _principal(crowd[:half], most)
   # Of points that the axes were not fitted to.
-  others = crowd[_SAMPLE:]
+  others = crowd[half:]
+  k = min(k, len(others))
   nearest = _squared(others[:_PROBES], others)
   np.fill_diagonal(nearest, np.inf)
   nearest = np.partition(nearest, k - 1, axis=1)[:, k - 1, None]
