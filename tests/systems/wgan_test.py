@@ -217,6 +217,7 @@ def programs():
   return result
 
 
+@pytest.mark.slow
 def test_eight_devices_train_as_one(programs):
   results = {n: program(state, batch)
              for n, (program, state, batch) in programs.items()}
@@ -230,6 +231,7 @@ def test_eight_devices_train_as_one(programs):
                                atol=1e-6)
 
 
+@pytest.mark.slow
 def test_program(programs):
   for program, *_ in programs.values():
     assert hlo.reversed_convolutions(program) == 0
