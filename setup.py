@@ -48,6 +48,9 @@ setuptools.setup(
             'torch-fidelity==0.4.0',
             'lpips==0.1.4',
             'prdc==0.2',
+            # Official networks.
+            'pytorch-pretrained-biggan==0.1.1',
+            'taming-transformers==0.0.1',
         ],
         'tpu': ['jax[tpu]>=0.10,<0.13'],
         'cuda12': ['jax[cuda12]>=0.10,<0.13'],

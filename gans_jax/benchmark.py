@@ -209,6 +209,8 @@ def benchmark(config, repeat: int = 10) -> dict:
   Returns:
     JSON-able dict: facts of the machine and `phases`, a list of dicts.
   """
+  import dataclasses
+
   import jax
   import numpy as np
 
@@ -217,6 +219,7 @@ def benchmark(config, repeat: int = 10) -> dict:
   from gans_jax.core import flops
   from gans_jax.core import mesh as mesh_lib
   from gans_jax.core import schedules
+  from gans_jax.core import stages as stages_lib
   from gans_jax.core import step as step_lib
   from gans_jax.core import system as system_lib
   from gans_jax.core import workdir as workdir_lib
@@ -228,16 +231,22 @@ def benchmark(config, repeat: int = 10) -> dict:
   mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
   mesh_lib.check_batch(config.batch_size, config.microbatches, mesh)
   dataset = pipeline.open_dataset(config.data)
-  system = system_lib.create(config, dataset.spec)
+  grown = system_lib.create(config, dataset.spec)
+  # A system that grows is measured as it ends.
+  stages = stages_lib.of(config, grown)
+  stage = dataclasses.replace(stages.parts[-1], first_step=0, first_image=0)
+  system = stages_lib.view(grown, stage)
+  mesh_lib.check_batch(stage.batch_size, config.microbatches, mesh,
+                       stage.resolution)
   iterator = pipeline.train_iterator(
-      dataset, batch_size=config.batch_size,
+      dataset, batch_size=stage.batch_size,
       batches_per_step=system.batches_per_step, seed=config.seed,
       process_index=jax.process_index(), process_count=jax.process_count(),
       workers=config.data.workers, prefetch=config.data.prefetch,
       flip=config.data.flip, keys=system.requires)
   options = compilation.options(config.compile.level)
   peak, peak_source = peak_flops(mesh.devices.flat[0])
-  images = config.batch_size
+  images = stage.batch_size
   rows = []
 
   def add(name, found, seconds, per_call=images):
@@ -278,8 +287,8 @@ def benchmark(config, repeat: int = 10) -> dict:
       add(name, *row)
     bare = without_penalty(config)
     if bare is not None and 'D' in parts:
-      plain = measure(step_without_others(
-          system_lib.create(bare, dataset.spec), 'D'))
+      plain = measure(step_without_others(stages_lib.view(
+          system_lib.create(bare, dataset.spec), stage), 'D'))
       add(f'penalty {config.loss.penalty}', *difference(parts['D'], plain))
     add('EMA', *measure(
         lambda state, batch, frozen: step_lib.finish(

@@ -241,9 +241,9 @@ def main(argv: list[str]) -> int:
 
   from gans_jax import sample
   from gans_jax.core import checkpoint as checkpoint_lib
-  from gans_jax.core import config as config_lib
   from gans_jax.core import curves
   from gans_jax.core import mesh as mesh_lib
+  from gans_jax.core import stages as stages_lib
   from gans_jax.data import pipeline
 
   sampling = evaluator_lib.Sampling(
@@ -281,7 +281,8 @@ def main(argv: list[str]) -> int:
       curves.plot(args.workdir)
     if not args.watch:
       return cli.DONE
-    if max(done) >= config_lib.total_steps(generator.config):
+    stages = stages_lib.of(generator.config, generator.system)
+    if max(done) >= stages.total_steps(generator.config):
       return cli.DONE
     time.sleep(10)
 

@@ -21,6 +21,7 @@ from gans_jax.core import label_distribution
 from gans_jax.core import mesh as mesh_lib
 from gans_jax.core import rng
 from gans_jax.core import sampler as sampler_lib
+from gans_jax.core import stages as stages_lib
 from gans_jax.core import standing_statistics
 from gans_jax.data import pipeline
 from gans_jax.metrics import attributes
@@ -277,7 +278,7 @@ class Evaluator:
 
   def fake_images(self, variables, step: int, weights: str):
     """Returns generated images, a `protocols.Images`; see `__call__`."""
-    if 'reconstruct' in self._system.outputs:
+    if sampler_lib.reconstructs(self._system):
       return self._reconstructions(variables, step, weights)
     sampler = self._sampler()
     variables = self._prepared(variables)
@@ -294,7 +295,8 @@ class Evaluator:
     conditional = 'label' in self._system.conditions
     return dict(
         step=int(step), weights=weights,
-        images_seen=int(step) * self._config.batch_size,
+        images_seen=stages_lib.of(self._config, self._system).images(
+            int(step)),
         batch_norm=standing_statistics.describe(
             self.sampling.batch_norm, self._sampler().batch_size,
             standing_statistics.training_batch(self._config)),

@@ -19,6 +19,14 @@ a grid of all. The same seed gives the same image whatever else is asked for.
   python -m gans_jax.sample --workdir=runs/x --label=3 --seeds=0-63
   python -m gans_jax.sample --workdir=runs/x --interpolate=0-7 --frames=30
   python -m gans_jax.sample --workdir=runs/x --num=50000 --format=zip
+  python -m gans_jax.sample --workdir=runs/ffhq --seeds=0-31 --truncation=0.7
+  python -m gans_jax.sample --workdir=runs/ffhq \\
+      --style_mix=85,100,75:55,821,1789:0-6
+
+Systems with a latent space W (StyleGAN and its successors) draw the latent of
+a seed as NVIDIA's tools do, and so make their images: --style_mix shows rows
+of seeds with the styles of columns of seeds in some layers, --interpolate
+walks in W, and --projected_w draws what `python -m gans_jax.project` found.
 
 --batch_norm chooses what a generator with batch normalization is normalized
 by: the running averages of training (the default), the statistics of each
@@ -91,6 +99,7 @@ class Generator:
     if weights == 'ema' and items.get('ema'):
       self.variables.update(items['ema'])
       self.weights = 'ema'
+    self.variables.update(self.system.frozen())
     self.workdir = workdir
     self.batch_size = batch_size
     self._mesh = mesh_lib.make(devices=jax.local_devices())
@@ -98,6 +107,7 @@ class Generator:
         self.variables, jax.sharding.NamedSharding(self._mesh, mesh_lib.P()))
     self._samplers = {}
     self._standing = {}
+    self._map = None
 
   def keys(self, seeds):
     """Returns the random keys of integer seeds."""
@@ -105,11 +115,65 @@ class Generator:
 
     return rng.from_seeds(seeds)
 
-  def z(self, seeds):
-    """Returns the latents of integer seeds, float32 [N, ...]."""
-    return self.system.latents(self.keys(seeds))
+  @property
+  def has_w(self) -> bool:
+    """Whether the system has a latent space W."""
+    return hasattr(self.system, 'map_latents')
 
-  def __call__(self, seeds=None, *, keys=None, z=None, label=None,
+  def z(self, seeds):
+    """Returns the latents of integer seeds, float32 [N, ...].
+
+    Those of a system with W are what NVIDIA's tools draw for these seeds.
+    """
+    import jax
+    import numpy as np
+
+    if not self.has_w:
+      return self.system.latents(self.keys(seeds))
+    shape = jax.eval_shape(self.system.latents, self.keys([0])).shape
+    return np.concatenate([
+        np.random.RandomState(seed).randn(*shape) for seed in seeds
+    ]).astype(np.float32)
+
+  def w(self, z=None, *, seeds=None, label=None, truncation=1.0):
+    """Returns latents of W, float32 NumPy [N, num_ws, D].
+
+    Args:
+      z: latents [N, ...].
+      seeds: integers instead, one for each.
+      label: as in `__call__`.
+      truncation: psi; 1 for none.
+
+    Raises:
+      UserError: a system without W, or no such class.
+    """
+    import jax
+    import numpy as np
+
+    self.require_w('Latents w')
+    if z is None:
+      z = self.z(seeds)
+    z = np.asarray(z)
+    conditions = self._conditions(
+        np.arange(len(z)) if seeds is None else seeds, label)
+    if self._map is None:
+      self._map = jax.jit(self.system.map_latents)
+    w = np.asarray(self._map(self.variables, z, conditions))
+    if w.ndim == 2:
+      w = np.broadcast_to(w[:, None], (len(w), self.system.num_ws, w.shape[1]))
+    if truncation != 1:
+      mean = np.asarray(self.variables['G']['moving']['w_avg'])
+      w = mean + np.float32(truncation) * (w - mean)
+    return np.array(w)
+
+  def require_w(self, what: str) -> None:
+    """Raises UserError where the system has no W; `what` needs it."""
+    if not self.has_w:
+      raise errors.UserError(
+          f'{what} need a latent space W, as StyleGAN and its successors have '
+          f'it; the system {self.config.system!r} of this run has none.')
+
+  def __call__(self, seeds=None, *, keys=None, z=None, w=None, label=None,
                batch_norm='running', **options):
     """Generates.
 
@@ -117,6 +181,7 @@ class Generator:
       seeds: integers, one for each image.
       keys: typed keys instead of seeds.
       z: latents [N, ...] instead of both.
+      w: latents [N, num_ws, D] of W instead.
       label: class, or one for each image. By default the class of a
         conditional generator is the seed modulo the number of classes (with
         `keys` or `z`: the position).
@@ -124,17 +189,19 @@ class Generator:
         (core/standing_statistics.py). With 'batch' an image depends on the
         others of its batch, and so on `batch_size`.
       **options: what the system's `generate` takes, such as truncation.
+        Noise inputs are the fixed ones by default (noise='const'), as in
+        NVIDIA's tools.
 
     Returns:
       uint8 [N, H, W, C]; float32 [N, 2] of a system that makes points.
     """
-    batches = self.batches(seeds, keys=keys, z=z, label=label,
+    batches = self.batches(seeds, keys=keys, z=z, w=w, label=label,
                            batch_norm=batch_norm, **options)
     import numpy as np
 
     return np.concatenate(list(batches))
 
-  def batches(self, seeds=None, *, keys=None, z=None, label=None,
+  def batches(self, seeds=None, *, keys=None, z=None, w=None, label=None,
               batch_norm='running', **options):
     """As `__call__`, a batch at a time."""
     import numpy as np
@@ -150,10 +217,18 @@ class Generator:
         raise errors.UserError(
             f'The system {self.config.system!r} has no sampling option '
             f'{name!r}; it has: {known}.')
+    if 'noise' in self.system.options:
+      options = {'noise': 'const', **options}
     conditions = {}
-    if z is not None:
+    if w is not None:
+      self.require_w('Latents w')
+      conditions['w'] = np.asarray(w)
+      seeds = np.arange(len(w))
+    elif z is not None:
       conditions['z'] = np.asarray(z)
       seeds = np.arange(len(z))
+    elif keys is None and self.has_w and seeds is not None and len(seeds):
+      conditions['z'] = self.z(seeds)
     if keys is not None:
       seeds = np.arange(keys.shape[0])
     else:
@@ -161,12 +236,7 @@ class Generator:
         raise errors.UserError('No seeds were given: at least one is needed.')
       keys = self.keys(np.asarray(seeds))
     count = keys.shape[0]
-    if 'label' in self.system.conditions:
-      conditions['label'] = self.labels(seeds, label)
-    elif label is not None:
-      raise errors.UserError(
-          f'The system {self.config.system!r} of this run is not '
-          'conditional: it takes no label.')
+    conditions |= self._conditions(seeds, label)
     by_batch = kind == 'batch'
     name = by_batch, *sorted(options.items())
     size = self.batch_size if by_batch else min(self.batch_size, count)
@@ -177,6 +247,16 @@ class Generator:
     if kind == 'standing':
       variables = self._standing_variables(passes, options)
     return self._samplers[name].batches(variables, keys, conditions)
+
+  def _conditions(self, seeds, label):
+    """Returns {'label': classes} of a conditional system, else {}."""
+    if 'label' in self.system.conditions:
+      return {'label': self.labels(seeds, label)}
+    if label is not None:
+      raise errors.UserError(
+          f'The system {self.config.system!r} of this run is not '
+          'conditional: it takes no label.')
+    return {}
 
   def _standing_variables(self, passes: int, options):
     """Returns the variables with standing statistics, computed once."""
@@ -218,8 +298,8 @@ class Generator:
     return labels
 
 
-def parse_seeds(text: str) -> list[int]:
-  """Parses '0-15,20,31' into integers."""
+def parse_seeds(text: str, flag: str = '--seeds') -> list[int]:
+  """Parses '0-15,20,31' into integers; errors name `flag`."""
   seeds = []
   for part in text.split(','):
     first, dash, last = part.strip().partition('-')
@@ -228,19 +308,19 @@ def parse_seeds(text: str) -> list[int]:
       high = int(last) if dash else low
     except ValueError as error:
       raise errors.UserError(
-          f'--seeds is {text!r}, expected numbers and ranges such as '
+          f'{flag} is {text!r}, expected numbers and ranges such as '
           "'0-15,20'.") from error
     if high < low:
       raise errors.UserError(
-          f'--seeds has the range {part.strip()!r}, which is empty: write '
+          f'{flag} has the range {part.strip()!r}, which is empty: write '
           'the smaller number first.')
     seeds.extend(range(low, high + 1))
   if seeds and (min(seeds) < 0 or max(seeds) >= 2**32):
-    raise errors.UserError('--seeds must be from 0 to 4294967295.')
+    raise errors.UserError(f'{flag} must be from 0 to 4294967295.')
   return seeds
 
 
-def _numbers(flag: str, text: str | None) -> list[float]:
+def parse_numbers(flag: str, text: str | None) -> list[float]:
   """Parses '1,0.7' into floats."""
   try:
     return [float(number) for number in (text or '').split(',') if number]
@@ -254,8 +334,8 @@ def interpolate(generator: Generator, seeds: list[int], frames: int,
                 label=None, **options):
   """Walks from latent to latent.
 
-  Latents are interpolated linearly, and Gaussian ones rescaled to keep the
-  norm that the generator knows (spherically between two latents).
+  In W, where there is one, the walk is straight. In Z it is spherical: the
+  norm of the latents stays what the generator knows.
 
   Args:
     generator: the generator.
@@ -271,13 +351,26 @@ def interpolate(generator: Generator, seeds: list[int], frames: int,
 
   if len(seeds) < 2:
     raise errors.UserError('--interpolate needs at least two seeds.')
-  z = np.asarray(generator.z(seeds))
-  path = [slerp(z[i], z[i + 1], t)
-          for i in range(len(seeds) - 1)
-          for t in np.arange(frames) / frames]
   if label is None and 'label' in generator.system.conditions:
     label = 0
-  return generator(z=np.stack([*path, z[-1]]), label=label, **options)
+  if generator.has_w:
+    space, between = 'w', lerp
+    stops = generator.w(seeds=seeds, label=label)
+  else:
+    space, between = 'z', slerp
+    stops = np.asarray(generator.z(seeds))
+  path = [between(stops[i], stops[i + 1], t)
+          for i in range(len(seeds) - 1)
+          for t in np.arange(frames) / frames]
+  return generator(**{space: np.stack([*path, stops[-1]])}, label=label,
+                   **options)
+
+
+def lerp(a, b, t: float):
+  """The point t of the way from a to b."""
+  import numpy as np
+
+  return ((1 - t) * a + t * b).astype(np.float32)
 
 
 def slerp(a, b, t: float):
@@ -297,6 +390,83 @@ def slerp(a, b, t: float):
   unit = (np.sin((1 - t) * angle) * a / norm_a
           + np.sin(t * angle) * b / norm_b) / np.sin(angle)
   return (unit * ((1 - t) * norm_a + t * norm_b)).astype(np.float32)
+
+
+def style_mix(generator: Generator, rows: list[int], columns: list[int],
+              layers: list[int] | None = None, label=None, **options):
+  """Draws images of `rows` with the styles of `columns` in some layers.
+
+  Args:
+    generator: of a system with W.
+    rows: seeds.
+    columns: seeds.
+    layers: of the w that come from the columns; by default NVIDIA's 0 to 6.
+    label: as in `Generator`; one for all.
+    **options: as in `Generator`.
+
+  Returns:
+    uint8 [(len(rows) + 1) * (len(columns) + 1), H, W, C], row by row: the
+    images of the seeds are at the left and above.
+  """
+  import numpy as np
+
+  from gans_jax.latent import style_mixing
+
+  if label is None and 'label' in generator.system.conditions:
+    label = 0
+  w = generator.w(seeds=rows + columns, label=label)
+  count = w.shape[1]
+  layers = [i for i in range(7) if i < count] if layers is None else layers
+  if max(layers) >= count:
+    raise errors.UserError(
+        f'--style_mix names the layer {max(layers)}, but this generator has '
+        f'{count}, 0 to {count - 1}.')
+  at_left, above = w[:len(rows)], w[len(rows):]
+  mixed = style_mixing.mix(at_left, above, layers)
+  images = generator(w=np.concatenate([w, mixed]), label=label, **options)
+  return style_mixing.sheet(images[:len(rows)], images[len(rows):len(w)],
+                            images[len(w):])
+
+
+def parse_style_mix(text: str):
+  """Parses 'ROWS:COLUMNS[:LAYERS]' into seeds, seeds, layers or None."""
+  parts = text.split(':')
+  if len(parts) not in (2, 3):
+    raise errors.UserError(
+        f'--style_mix is {text!r}, expected the seeds of the rows, of the '
+        "columns and (if you like) layers, such as '85,100:55,821:0-6'.")
+  numbers = [parse_seeds(part, '--style_mix') for part in parts]
+  return *numbers[:2], numbers[2] if len(parts) == 3 else None
+
+
+def read_w(path: str, generator: Generator):
+  """Reads latents from a file of the official projector's form.
+
+  Args:
+    path: .npz whose key `w` holds [N, num_ws, D].
+    generator: whose latents they should be.
+
+  Raises:
+    UserError: a file that is absent or of another form.
+  """
+  import numpy as np
+
+  generator.require_w('Projected latents')
+  expected = generator.w(generator.z([0])).shape[1:]
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      w = np.asarray(file['w'], np.float32)
+  except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    raise errors.UserError(
+        f'{path} cannot be read as latents ({error}). Expected an .npz file '
+        'with an array w, as `python -m gans_jax.project` writes it.'
+    ) from error
+  if w.shape[1:] != expected or not len(w):
+    raise errors.UserError(
+        f'{path} holds w of shape {list(w.shape)}, but the latents of this '
+        f'generator are [N, {expected[0]}, {expected[1]}]. Is it of another '
+        'generator?')
+  return w
 
 
 def write_many(generator: Generator, seeds, path: str, form: str,
@@ -372,6 +542,23 @@ def animation(frames, milliseconds: int = 40) -> bytes:
   return stream.getvalue()
 
 
+def parse_options(items: list[str]) -> dict[str, int | float | str]:
+  """Parses 'top_k=100' and such into numbers, and what is none into words."""
+  found = {}
+  for item in items:
+    name, equals, text = item.partition('=')
+    if not name or not equals or not text:
+      raise errors.UserError(
+          f"--option is {item!r}, expected NAME=VALUE, such as 'top_k=100'.")
+    found[name] = text
+    for kind in (float, int):
+      try:
+        found[name] = kind(text)
+      except ValueError:
+        pass
+  return found
+
+
 def main(argv: list[str]) -> int:
   parser = cli.parser('python -m gans_jax.sample', DESCRIPTION)
   add = parser.add_argument
@@ -383,6 +570,14 @@ def main(argv: list[str]) -> int:
   add('--label', type=int, metavar='K',
       help='class of a conditional system (default: all in turn)')
   add('--truncation', type=float, metavar='PSI')
+  add('--truncation_cutoff', type=int, metavar='N',
+      help="truncate the first N layers only (default: the system's)")
+  add('--noise', choices=['none', 'const', 'random'],
+      help='noise inputs of style-based systems (default: const; metrics '
+           'have random)')
+  add('--option', action='append', default=[], metavar='NAME=VALUE',
+      help='of the system, such as temperature=0.9, top_k=100 or top_p=0.95 '
+           'of one that draws tokens; may be given again')
   add('--truncation_sweep', metavar='1,0.7,0.5',
       help='one grid, a row for each value')
   add('--batch_norm', default='running', metavar='running|batch|standing[:N]',
@@ -390,6 +585,13 @@ def main(argv: list[str]) -> int:
   add('--interpolate', metavar='0-7',
       help='a strip and an animated PNG through these seeds')
   add('--frames', type=int, default=16, help='images between two seeds')
+  add('--style_mix', metavar='ROWS:COLS[:LAYERS]',
+      help='a sheet of seeds with the styles of seeds (layers 0-6)')
+  add('--projected_w', metavar='FILE.npz',
+      help='latents that `python -m gans_jax.project` wrote')
+  add('--manifold', metavar='0,1',
+      help='a sheet over two numbers of the (Gaussian) latent, --frames to a '
+           'side; the others are those of the first seed')
   add('--num', type=int, metavar='N', help='seeds 0 to N - 1')
   add('--format', choices=['png', 'zip'], default='png',
       help='of --num: a folder or a zip; both can be trained on')
@@ -405,16 +607,17 @@ def main(argv: list[str]) -> int:
     raise errors.UserError(
         '--frames, --batch_size and --num must be at least 1.')
   seeds = parse_seeds(args.interpolate or args.seeds)
-  sweep = _numbers('--truncation_sweep', args.truncation_sweep)
+  sweep = parse_numbers('--truncation_sweep', args.truncation_sweep)
   generator = load(args.workdir, args.step, args.weights, args.batch_size)
   if (args.num or args.interpolate) and not generator.spec.resolution:
     raise errors.UserError(
         '--num and --interpolate need a system of images, and '
         f'{generator.config.system!r} makes points. Use --seeds.')
   out = args.out or os.path.join(args.workdir, 'generated')
-  options = {'batch_norm': args.batch_norm}
-  if args.truncation is not None:
-    options['truncation'] = args.truncation
+  options = {'batch_norm': args.batch_norm, **parse_options(args.option)}
+  for name in ('truncation', 'truncation_cutoff', 'noise'):
+    if getattr(args, name) is not None:
+      options[name] = getattr(args, name)
   columns = None
 
   def write(name: str, data: bytes) -> None:
@@ -435,6 +638,31 @@ def main(argv: list[str]) -> int:
     write('interpolation.png', animation(frames))
     write('interpolation_strip.png', images_lib.to_png(
         images_lib.grid(frames, args.frames)))
+    return cli.DONE
+  if args.manifold:
+    import numpy as np
+
+    from gans_jax.latent import manifold
+
+    dims = [int(d) for d in parse_numbers('--manifold', args.manifold)]
+    base = np.asarray(generator.z(seeds[:1])[0])
+    z = manifold.sheet(base, dims, args.frames)
+    tiles = generator(z=z, label=args.label or (
+        0 if 'label' in generator.system.conditions else None), **options)
+    write('manifold.png', images_lib.to_png(
+        images_lib.grid(tiles, args.frames)))
+    return cli.DONE
+  if args.style_mix:
+    rows, columns, layers = parse_style_mix(args.style_mix)
+    tiles = style_mix(generator, rows, columns, layers, args.label, **options)
+    write('style_mix.png', images_lib.to_png(
+        images_lib.grid(tiles, len(columns) + 1)))
+    return cli.DONE
+  if args.projected_w:
+    images = generator(w=read_w(args.projected_w, generator),
+                       label=args.label, **options)
+    for i, image in enumerate(images):
+      write(f'projected{i:02d}.png', images_lib.to_png(image))
     return cli.DONE
   if sweep:
     import numpy as np

@@ -28,6 +28,7 @@ from gans_jax.core import mesh as mesh_lib
 from gans_jax.core import rng
 from gans_jax.core import sampler as sampler_lib
 from gans_jax.core import signals
+from gans_jax.core import stages as stages_lib
 from gans_jax.core import state as state_lib
 from gans_jax.core import system as system_lib
 from gans_jax.core import workdir as workdir_lib
@@ -52,12 +53,16 @@ def train(config: config_lib.ConfigDict, workdir: str,
   """
   # -- 1. All that can be refused, before anything is written or compiled ---
   config_lib.validate(config)
-  total_steps = config_lib.total_steps(config)
   mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
   mesh_lib.check_batch(config.batch_size, config.microbatches, mesh)
   dataset = pipeline.open_dataset(config.data)
   spec = dataset.spec
   system = system_lib.create(config, spec)
+  stages = stages_lib.of(config, system)
+  total_steps = stages.total_steps(config)
+  for stage in stages.until(total_steps):
+    mesh_lib.check_batch(stage.batch_size, config.microbatches, mesh,
+                         stage.resolution)
   if config.evaluate_every:
     evaluator_lib.check(config.evaluate.metrics, system, spec,
                         config.evaluate.num)
@@ -70,15 +75,19 @@ def train(config: config_lib.ConfigDict, workdir: str,
       batches_per_step=system.batches_per_step, seed=config.seed,
       process_index=part, process_count=parts,
       workers=config.data.workers, prefetch=config.data.prefetch,
-      flip=config.data.flip, keys=system.requires)
+      flip=config.data.flip, keys=system.requires,
+      stages=getattr(system, 'stages', None))
   abstract = system_lib.abstract_state(system, config.seed)
-  facts = plan(config, system, spec, mesh, abstract, total_steps)
+  facts = plan(config, system, spec, mesh, abstract, stages, total_steps)
   if dry_run:
     print(state_lib.parameter_table(abstract.params))
     print(facts)
     workdir_lib.check(workdir, config_lib.to_json(config), spec)
     print('dry run: nothing was trained, nothing was written')
     return cli.DONE
+
+  workdir_lib.check(workdir, config_lib.to_json(config), spec)
+  dataset.prepare()
 
   # -- 2. The workdir: ours alone, described by its config.json -------------
   run = workdir_lib.open_run(workdir, config_lib.to_json(config), spec)
@@ -95,7 +104,7 @@ def train(config: config_lib.ConfigDict, workdir: str,
     # -- 3. State: from the workdir, or from the seed -----------------------
     compilation.enable_cache(config.compile.cache)
     shardings = mesh_lib.shardings(abstract, mesh)
-    clock = clock_lib.Clock(config.batch_size, total_steps)
+    clock = clock_lib.Clock(stages.at(0).images_per_step, total_steps)
     step, saved = 0, None  # steps done; the newest checkpoint
     if checkpoints.latest_step() is not None:
       restored = checkpoints.restore(jax.tree.map(
@@ -119,12 +128,15 @@ def train(config: config_lib.ConfigDict, workdir: str,
 
     # -- 4. The compiled functions ------------------------------------------
     replicated = jax.sharding.NamedSharding(mesh, mesh_lib.P())
-    train_step = jax.jit(
-        system.train_step, donate_argnums=0,
-        out_shardings=(shardings, replicated),
-        compiler_options=compilation.options(config.compile.level))
+
+    def compiled(stage: stages_lib.Stage):
+      return jax.jit(
+          stages_lib.view(system, stage).train_step, donate_argnums=0,
+          out_shardings=(shardings, replicated),
+          compiler_options=compilation.options(config.compile.level))
+
     frozen = jax.device_put(system.frozen(), replicated)
-    grids = Grids(config, system, spec, mesh)
+    grids = Grids(config, system, dataset, mesh, frozen)
     evaluator = evaluator_lib.Evaluator(
         config, system, dataset, mesh) if config.evaluate_every else None
     # How many steps the host may be ahead of the device: enough to keep it
@@ -141,7 +153,7 @@ def train(config: config_lib.ConfigDict, workdir: str,
         checkpoints.save(
             step, state, data_state=iterator.get_state(),
             meta=dict(config=config_lib.to_json(config), step=step,
-                      images=step * config.batch_size,
+                      images=stages.images(step),
                       spec=dataclasses.asdict(spec),
                       versions=workdir_lib.versions(),
                       clock=clock.get_state(), metrics=metrics or {}),
@@ -150,14 +162,14 @@ def train(config: config_lib.ConfigDict, workdir: str,
 
     def evaluate_now(step: int) -> dict[str, float]:
       with clock.pause():
-        results = evaluator(sampling_variables(state), step,
+        results = evaluator({**sampling_variables(state), **frozen}, step,
                             'ema' if state.ema else 'live')
         for result in results:
           evaluator_lib.append(
               os.path.join(run.path, evaluator_lib.RESULTS), result)
         metrics = {result['metric']: result['value'] for result in results}
         writer.scalars(step, {f'metric/{k}': v for k, v in metrics.items()},
-                       step * config.batch_size)
+                       stages.images(step))
       return metrics
 
     first, last = {}, {}
@@ -189,9 +201,14 @@ def train(config: config_lib.ConfigDict, workdir: str,
         rate = clock.rate()
         if math.isfinite(rate):  # from the second step on
           logs['perf/images_per_second'] = rate
-        writer.scalars(at, logs, at * config.batch_size)
+        writer.scalars(at, logs, stages.images(at))
 
+    stage = train_step = None
     while step < total_steps:
+      if stage is not stages.at(step):
+        stage = stages.at(step)
+        train_step = compiled(stage)
+        clock.begin(stage.images_per_step)
       batch = mesh_lib.to_global(next(iterator), mesh)
       state, logs = train_step(state, batch, frozen)
       step += 1
@@ -235,7 +252,8 @@ def train(config: config_lib.ConfigDict, workdir: str,
   # -- 7. What came of it ---------------------------------------------------
   if jax.process_index() == 0:
     curves.plot(run.path)
-    print(summary(run.path, config, total_steps, clock, first, last))
+    print(summary(run.path, config, total_steps, stages.images(total_steps),
+                  clock, first, last))
   return cli.DONE
 
 
@@ -250,16 +268,27 @@ def sampling_variables(state: state_lib.TrainState):
 
 
 class Grids:
-  """Grids of the same latents through time, of live and averaged weights."""
+  """Grids of the same latents through time, of live and averaged weights.
 
-  def __init__(self, config, system, spec, mesh):
+  Of a system that reconstructs, images of the data and, in the row below,
+  what becomes of them.
+  """
+
+  def __init__(self, config, system, dataset, mesh, frozen):
     self.columns = config.sample.columns
     rows = config.sample.rows
-    count = rows * self.columns
-    self._sampler = sampler_lib.Sampler(system, mesh, count)
-    self._conditions = sampler_lib.fixed_conditions(
-        system, spec, rows, self.columns)
+    self._frozen = frozen
     self._averaged = config.ema.decay > 0 or config.ema.kimg > 0
+    if sampler_lib.reconstructs(system):
+      self._sampler = sampler_lib.Reconstructor(
+          system, mesh, dataset, max(1, rows // 2), self.columns)
+      count = len(self._sampler.originals)
+      self._conditions = None
+    else:
+      count = rows * self.columns
+      self._sampler = sampler_lib.Sampler(system, mesh, count)
+      self._conditions = sampler_lib.fixed_conditions(
+          system, dataset.spec, rows, self.columns)
     self._keys = rng.per_example(
         rng.named(jax.random.key(config.seed), 0, 'grid'), 0, count)
 
@@ -269,7 +298,8 @@ class Grids:
     if state.ema and self._averaged:
       kinds['ema'] = sampling_variables(state)
     for kind, variables in kinds.items():
-      samples = self._sampler(variables, self._keys, self._conditions)
+      samples = self._sampler({**variables, **self._frozen}, self._keys,
+                              self._conditions)
       if kind == 'live' and step > 0:
         alarms.check_samples(step, samples)
       if jax.process_index() == 0:
@@ -279,7 +309,8 @@ class Grids:
         writer.image(step, f'samples/{kind}', image)
 
 
-def plan(config, system, spec, mesh, abstract, total_steps: int) -> str:
+def plan(config, system, spec, mesh, abstract, stages: stages_lib.Stages,
+         total_steps: int) -> str:
   """Returns in words what the run will do."""
   device = mesh.devices.flat[0]
   nets = ', '.join(f'{net} {state_lib.count(tree):,} parameters'
@@ -295,24 +326,32 @@ def plan(config, system, spec, mesh, abstract, total_steps: int) -> str:
       f'devices   {mesh.size} ({device.platform}), mesh data '
       f'{mesh.shape["data"]} x model {mesh.shape["model"]}, '
       f'{jax.process_count()} process(es)',
-      f'batch     {config.batch_size} over all devices'
+      f'batch     {stages.at(total_steps).batch_size} over all devices'
       + (f', {split} batches a step' if split > 1 else '')
       + (f', in {config.microbatches} microbatches'
          if config.microbatches > 1 else ''),
       f'length    {total_steps:,} steps = '
-      f'{total_steps * config.batch_size / 1000:,.1f} kimg',
+      f'{stages.images(total_steps) / 1000:,.1f} kimg',
       f'dtype     {config.dtype}',
       f'seed      {config.seed}',
   ]
+  if len(stages.parts) > 1:
+    lines += [
+        f'stage     from step {stage.first_step:,} = '
+        f'{stage.first_image / 1000:,.1f} kimg: '
+        f'{stage.resolution} x {stage.resolution}'
+        + (', fading in' if stage.fade_images else '')
+        + f', batch {stage.batch_size}'
+        for stage in stages.until(total_steps)]
   notes = getattr(system, 'notes', ())
   return '\n'.join([*lines, *(f'note      {note}' for note in notes)])
 
 
-def summary(path: str, config, total_steps: int, clock,
+def summary(path: str, config, total_steps: int, images: int, clock,
             first: dict[str, float], last: dict[str, float]) -> str:
   """Returns the closing words of a run."""
   lines = ['', f'done: {total_steps:,} steps, '
-           f'{total_steps * config.batch_size / 1000:,.1f} kimg in '
+           f'{images / 1000:,.1f} kimg in '
            f'{clock_lib.in_words(clock.total_seconds())}']
   for name, value in last.items():
     before = f' (untrained net: {first[name]:.4g})' if name in first else ''

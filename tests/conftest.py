@@ -19,3 +19,11 @@ def compile_cache(cache_folder):
 
   with runs.compile_cache(cache_folder):
     yield
+
+
+@pytest.fixture(scope='module')
+def quick_compiler():
+  """Programs that run once or twice are not worth optimizing."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)

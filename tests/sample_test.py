@@ -327,6 +327,9 @@ def test_points(points, tmp_path, capsys):
     (['--batch_norm=ema'], ["'ema'", "expected 'running'"]),
     (['--batch_norm=standing:0'], ["'standing:0'", 'over N batches']),
     (['--interpolate=0-1', '--batch_norm=x'], ["batch_norm is 'x'"]),
+    (['--style_mix=1:2'], ['need a latent space W', "'dcgan' of this run"]),
+    (['--projected_w=w.npz'], ['need a latent space W']),
+    (['--noise=const'], ["no sampling option 'noise'"]),
     (['--truncation_sweep=1,x'], ['--truncation_sweep', "'1,x'"]),
     (['--truncation_sweep=1,0.5'], ["no sampling option 'truncation'"]),
     (['--num=0'], ['--num']), (['--frames=0'], ['--frames']),
@@ -374,3 +377,12 @@ def test_a_damaged_checkpoint_is_passed(plain, tmp_path, capsys):
   np.testing.assert_array_equal(
       read(path / 'generated' / 'seed0001.png'),
       gans_jax.load(str(plain), step=3)([1])[0])
+
+
+def test_options_are_numbers_or_words():
+  found = sample.parse_options(['top_k=100', 'top_p=0.9', 'schedule=cosine'])
+  assert found == {'top_k': 100, 'top_p': 0.9, 'schedule': 'cosine'}
+  assert type(found['top_k']) is int
+  for bad in ('top_k', '=1', 'top_k='):
+    with pytest.raises(errors.UserError, match='NAME=VALUE'):
+      sample.parse_options([bad])

@@ -48,6 +48,14 @@ class Clock:
       if self._depth == 0:
         self._paused += self._now() - begin
 
+  def begin(self, batch_size: int) -> None:
+    """Says that steps take another number of images from now on.
+
+    The next step, which compiles, is in no rate, as the first one was.
+    """
+    self._batch_size = batch_size
+    self._ticks.clear()
+
   def tick(self) -> None:
     """Counts one step as done."""
     self._ticks.append(self._now() - self._paused)

@@ -81,6 +81,11 @@ def data_config(**values) -> ConfigDict:
       seed=0,                    # of procedural data
       num_examples=100_000,      # of procedural and mixture data
       native_resize=False,       # resize images of other sizes while reading
+      tokenizer='',              # workdir of a first stage, or 'pixels:L'
+      tokenizer_step=0,          # which checkpoint; 0 = the newest
+      cond_tokenizer='',         # the same, of what images are conditioned on
+      cond_tokenizer_step=0,
+      tokens_dir='',             # of extracted tokens; '' = in the tokenizer's
   ))
   config.update(values)
   return config

@@ -110,15 +110,24 @@ def batch_part(mesh: jax.sharding.Mesh,
 
 
 def check_batch(batch_size: int, microbatches: int,
-                mesh: jax.sharding.Mesh) -> None:
-  """Refuses a batch that does not split evenly over microbatches and mesh."""
+                mesh: jax.sharding.Mesh, resolution: int = 0) -> None:
+  """Refuses a batch that does not split evenly over microbatches and mesh.
+
+  Args:
+    batch_size: of all devices.
+    microbatches: pieces of it.
+    mesh: the devices.
+    resolution: of the stage that has this batch size; 0: the run has one.
+  """
   devices = mesh.shape['data']
   if batch_size % (devices * microbatches):
+    key = 'growing.batch_sizes' if resolution else 'batch_size'
+    where = f'the batch size at resolution {resolution}' if resolution else key
     raise errors.UserError(
-        f'batch_size is {batch_size}, which does not split into '
+        f'{where} is {batch_size}, which does not split into '
         f'{microbatches} microbatch(es) on {devices} device(s) along the '
         f"mesh axis 'data': it must be a multiple of "
-        f'{devices * microbatches}. Set --config.batch_size, '
+        f'{devices * microbatches}. Set --config.{key}, '
         '--config.microbatches or --config.mesh.data.')
 
 

@@ -31,27 +31,38 @@ def default_config(name: str = 'adam', lr: float = 2e-4,
       momentum_ramp=0,                 # sgd: updates; 0 keeps `momentum`
       lr_decay=1.0,                    # the rate is divided by it per update
       lr_min=0.0,
-      lr_schedule='constant',          # 'constant' or 'linear' (to 0)
+      lr_schedule='constant',          # 'linear' (to 0), 'cosine' (to lr_min)
+      lr_linear_from=0.0,              # linear: share of the run before it
       clip_norm=0.0,                   # of the player's gradient; 0 = off
+      weight_decay=0.0,                # adam: decoupled from it (AdamW)
+      warmup=0,                        # updates of a linear rise of the rate
   ))
   config.update(values)
   return config
 
 
-def make(config, total_updates: int) -> optax.GradientTransformation:
+def make(config, total_updates: int,
+         decays: Callable[[optax.Params], object] | None = None
+         ) -> optax.GradientTransformation:
   """Builds an optimizer.
 
   Args:
     config: as `default_config`.
     total_updates: updates of this player in the whole run, where a 'linear'
       schedule reaches 0.
+    decays: parameters -> tree of bool: what weight_decay applies to; all by
+      default.
 
   Raises:
     UserError: unknown name or schedule.
   """
   rate = _rate(config, total_updates)
   if config.name == 'adam':
-    tx = optax.adam(rate, b1=config.b1, b2=config.b2, eps=config.eps)
+    if config.weight_decay:
+      tx = optax.adamw(rate, b1=config.b1, b2=config.b2, eps=config.eps,
+                       weight_decay=config.weight_decay, mask=decays)
+    else:
+      tx = optax.adam(rate, b1=config.b1, b2=config.b2, eps=config.eps)
   elif config.name == 'rmsprop':
     # PyTorch's form: epsilon outside the root, no debiasing.
     tx = optax.rmsprop(rate, decay=config.decay, eps=config.eps,
@@ -68,20 +79,33 @@ def make(config, total_updates: int) -> optax.GradientTransformation:
 
 
 def _rate(config, total_updates: int) -> Callable[[jax.Array], jax.Array]:
-  if config.lr_schedule not in ('constant', 'linear'):
+  if config.lr_schedule not in ('constant', 'linear', 'cosine'):
     raise errors.UserError(
         f'optimizer lr_schedule {config.lr_schedule!r} is not known: use '
-        "'constant' or 'linear'.")
+        "'constant', 'linear' or 'cosine'.")
+  if not 0.0 <= config.lr_linear_from < 1.0:
+    raise errors.UserError(
+        f'optimizer lr_linear_from is {config.lr_linear_from}: the share of '
+        'the run before a linear decay begins must be in [0, 1).')
 
   def rate(count):
     count = jnp.asarray(count, jnp.float32)
     lr = config.lr * jnp.exp(-count * math.log(config.lr_decay))
     lr = jnp.maximum(lr, config.lr_min)
     if config.lr_schedule == 'linear':
-      lr = lr * jnp.maximum(1.0 - count / total_updates, 0.0)
+      left = (1.0 - count / total_updates) / (1.0 - config.lr_linear_from)
+      lr = lr * jnp.clip(left, 0.0, 1.0)
+    if config.lr_schedule == 'cosine':
+      done = jnp.clip((count - config.warmup)
+                      / max(total_updates - config.warmup, 1), 0.0, 1.0)
+      lr = config.lr_min + (lr - config.lr_min) * 0.5 * (
+          1.0 + jnp.cos(jnp.pi * done))
+    if config.warmup:
+      lr = lr * jnp.minimum((count + 1.0) / config.warmup, 1.0)
     return lr
 
-  if config.lr_decay == 1.0 and config.lr_schedule == 'constant':
+  if config.lr_decay == 1.0 and config.lr_schedule == 'constant' and (
+      not config.warmup):
     return lambda count: config.lr
   return rate
 

@@ -93,6 +93,46 @@ class Sampler:
     return np.concatenate(list(self.batches(variables, keys, conditions)))
 
 
+def reconstructs(system) -> bool:
+  """Whether a system is judged by reconstructions, for want of a prior."""
+  return 'reconstruct' in system.outputs and not getattr(
+      system, 'has_prior', False)
+
+
+class Reconstructor:
+  """Some images of a data set, and below each row what becomes of them.
+
+  Attributes:
+    originals: uint8 [rows * columns, H, W, C].
+  """
+
+  def __init__(self, system, mesh: jax.sharding.Mesh, dataset, rows: int,
+               columns: int, seed: int = 0):
+    """Draws the images; of a small data set some come twice."""
+    self._mesh, self._columns = mesh, columns
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    keys = tuple(dict.fromkeys(('image', *system.requires)))
+    found = dataset.take(np.resize(order, rows * columns), keys)
+    self._batch = {key: found[key] for key in system.requires}
+    self.originals = np.asarray(found['image'])
+
+    def run(variables, batch, keys):
+      batch, keys = place((batch, keys))
+      out = system.outputs['reconstruct'](variables, batch, keys)
+      return place(images_lib.to_uint8(out))
+
+    self._reconstruct = jax.jit(run)
+
+  def __call__(self, variables, keys, conditions=None) -> np.ndarray:
+    """Returns rows of originals and reconstructions in turn, uint8."""
+    del conditions
+    with jax.set_mesh(self._mesh):
+      out = mesh_lib.to_host(self._reconstruct(variables, self._batch, keys))
+    rows = [x.reshape(-1, self._columns, *x.shape[1:])
+            for x in (self.originals, out)]
+    return np.stack(rows, 1).reshape(-1, *out.shape[1:])
+
+
 def place(tree):
   """Splits the batch over the devices; whole on each where it does not split.
 

@@ -26,10 +26,20 @@ Members of a System:
     each other. Where a generator can have batch normalization.
   map_latents(variables, z, conditions) -> w [N, ...], the latents that
     `conditions` may hold as 'w'. Where there is such a space.
+  num_ws: layers that a w enters; 'w' may be [N, num_ws, ...], one for each.
+    The average w is `variables['G']['moving']['w_avg']`.
   outputs: {name: fn(variables, batch, keys)} for paired tasks: 'reconstruct'
     gives images [N, H, W, C] in [-1, 1], 'tokens' int [N, ...] below
     `codebook_size`.
-  frozen() -> pretrained constants, neither trained nor checkpointed.
+  has_prior: True of a system that reconstructs and yet has a distribution of
+    its own to draw from (VAE): samples, not reconstructions, are shown and
+    scored.
+  frozen() -> {name: tree}: pretrained constants, neither trained nor
+    checkpointed (core/tokenizer.py). `generate` and `outputs` find them among
+    their variables, {**variables, **frozen}.
+  stages, at_stage(stage): of a system that changes batch size or resolution
+    on its way; see core/stages.py. The members above are then of the whole
+    run, those of `at_stage(stage)` the same but for its `train_step`.
 """
 
 import jax

@@ -37,7 +37,9 @@ LOCK = '.lock'
 FIXED_KEYS = (
     'system', 'seed', 'batch_size', 'model', 'model.*', 'data.source',
     'data.resolution', 'data.channels', 'data.labels', 'data.filter',
-    'data.crop', 'data.split', 'data.limit', 'optimizer.*.name')
+    'data.crop', 'data.split', 'data.limit', 'optimizer.*.name',
+    'growing.first_resolution', 'growing.*_kimg', 'growing.repeats',
+    'growing.batch_sizes')
 
 # Stands for the value of a key that one of two configs lacks.
 ABSENT = '(absent)'
@@ -269,6 +271,7 @@ def _check(path: str, record: dict) -> tuple[bool, dict[str, list]]:
         'for the new ones.')
   was, now = (x.get('data', {}).get('identity') for x in (stored, record))
   if was and now and was != now:
+    _check_tokenizers(stored['data'], record)
     raise errors.UserError(
         f'--workdir {path} was trained on other data: the data set '
         f'{record["config"]["data"]["source"]} had identity {was} with '
@@ -276,6 +279,18 @@ def _check(path: str, record: dict) -> tuple[bool, dict[str, list]]:
         f'{record["data"]["num_examples"]} now (files, filter or crop have '
         'changed). Restore it to resume, or choose another workdir.')
   return True, changed
+
+
+def _check_tokenizers(stored: dict, record: dict) -> None:
+  """Refuses tokens of another tokenizer than the run was trained on."""
+  from gans_jax.core import tokenizer
+
+  before = {key: identity for key, identity, _ in stored.get('tokenizers', ())}
+  for key, identity, _ in record['data'].get('tokenizers', ()):
+    if not tokenizer.same(identity, before.get(key, '')):
+      name = tokenizer.CONFIG_KEYS[key]
+      raise tokenizer.refusal(name, record['config']['data'][name], identity,
+                              before.get(key, ''))
 
 
 def _later_changes(path: str) -> dict[str, list]:

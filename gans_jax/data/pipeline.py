@@ -6,7 +6,9 @@ run through without dropping; whether it is flipped is a hash of (seed, t).
 Global batch j of step k holds the positions from (k n_sub + j) B on, and
 process p of P takes the rows [p B / P, (p + 1) B / P) of each. Neither the
 process count nor threads nor workers enter, and the state of an iterator is
-its step: a run goes on exactly, even on another number of hosts.
+its step: a run goes on exactly, even on another number of hosts. Where B
+changes between stages (core/stages.py), the positions go on from one stage to
+the next, and images are shrunk to the stage's resolution here.
 
 grain supplies random access, threads, worker processes and prefetching.
 """
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from gans_jax.core import errors
+from gans_jax.core import stages as stages_lib
 from gans_jax.data import sources
 from gans_jax.data import spec as spec_lib
 from gans_jax.data import transforms
@@ -84,8 +87,17 @@ class Dataset:
         f'None of the {len(self)} examples of {self._source!r} can be '
         f'decoded; the first error is: {self.skipped[0]}')
 
-  def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the arrays of several examples, stacked along a new axis 0."""
+  def prepare(self) -> None:
+    """Does what must be done once before the first batch: here nothing."""
+
+  def take(self, indices: np.ndarray, keys=None) -> dict[str, np.ndarray]:
+    """Returns the arrays of several examples, stacked along a new axis 0.
+
+    Args:
+      indices: of the examples.
+      keys: those that are needed; there may be others in the result.
+    """
+    del keys  # Sources read all of an example at once.
     if hasattr(self._source, 'take'):
       try:
         return self._source.take(self._at(np.asarray(indices)))
@@ -132,7 +144,12 @@ def open_dataset(data_config, split: str | None = None) -> Dataset:
     raise errors.UserError(
         f'data.limit is {limit}; expected 0 (everything) or a count.')
   source = sources.create_source(data_config, split)
-  return Dataset(source, data_config.get('skip_corrupt', False), limit)
+  dataset = Dataset(source, data_config.get('skip_corrupt', False), limit)
+  if data_config.get('tokenizer', '') or data_config.get('cond_tokenizer', ''):
+    from gans_jax.data import tokens  # It loads a checkpoint.
+
+    return tokens.of_config(dataset, data_config)
+  return dataset
 
 
 # --- order ------------------------------------------------------------------
@@ -195,35 +212,82 @@ def mirror(batch: dict[str, np.ndarray], which: np.ndarray) -> dict:
   return batch
 
 
+def shrink(images: np.ndarray, resolution: int) -> np.ndarray:
+  """Means over blocks of pixels, rounded half to even.
+
+  Equal to the records of ProGAN's authors (their dataset_tool.py), which
+  carry the means of 2x2 pixels from level to level and round each level.
+
+  Args:
+    images: uint8 [N, H, W, C], H = W a multiple of `resolution`.
+    resolution: of the result.
+  """
+  n, size, _, channels = images.shape
+  factor = size // resolution
+  if factor == 1:
+    return images
+  blocks = images.reshape(n, resolution, factor, resolution, factor, channels)
+  # Exact: sums of at most 2^16 bytes are whole numbers in float32.
+  return np.rint(blocks.mean((2, 4), dtype=np.float32)).astype(np.uint8)
+
+
 # --- iterators --------------------------------------------------------------
+
+# Images shrunk at a time: a batch of a low resolution is large, and of full
+# images it would fill the memory.
+_SHRUNK_AT_ONCE = 32
 
 
 class _Batches:
   """Step -> batch of this process; a plain object, so that workers get it."""
 
   def __init__(self, dataset, batch_size, batches_per_step, seed,
-               process_index, process_count, flip, keys):
+               process_index, process_count, flip, keys, stages=None):
     self.dataset = dataset
     self.batch_size = batch_size
     self.batches_per_step = batches_per_step
     self.seed = seed
     self.flip = flip
     self.keys = keys
-    local = batch_size // process_count
-    first = process_index * local
-    rows = np.arange(batches_per_step)[:, None] * batch_size
-    self.rows = rows + np.arange(first, first + local)[None, :]
+    self.stages = stages
+    self.part = process_index, process_count
+    self.rows = self._rows(batch_size)
+
+  def _rows(self, batch_size):
+    index, count = self.part
+    local = batch_size // count
+    first = index * local
+    rows = np.arange(self.batches_per_step)[:, None] * batch_size
+    return rows + np.arange(first, first + local)[None, :]
 
   def __call__(self, step: int) -> dict[str, np.ndarray]:
-    positions = step * self.batches_per_step * self.batch_size + self.rows
+    resolution = full = self.dataset.spec.resolution
+    if self.stages is None:
+      positions = step * self.batches_per_step * self.batch_size + self.rows
+    else:
+      stage = self.stages.at(step)
+      positions = stage.images(step) + self._rows(stage.batch_size)
+      resolution = stage.resolution
     flat = positions.reshape(-1)
-    batch = self.dataset.take(
-        stream_indices(flat, len(self.dataset), self.seed))
+    indices = stream_indices(flat, len(self.dataset), self.seed)
+    if resolution == full:
+      batch = self.dataset.take(indices, self.keys)
+    else:
+      batch = self._take_shrunk(indices, resolution)
     batch = {key: batch[key] for key in self.keys}
     if self.flip:
       batch = mirror(batch, coin(flat, self.seed))
     return {key: leaf.reshape(*positions.shape, *leaf.shape[1:])
             for key, leaf in batch.items()}
+
+  def _take_shrunk(self, indices, resolution):
+    parts = []
+    for start in range(0, len(indices), _SHRUNK_AT_ONCE):
+      part = self.dataset.take(indices[start:start + _SHRUNK_AT_ONCE],
+                               self.keys)
+      parts.append({**part, 'image': shrink(part['image'], resolution)})
+    return {key: np.concatenate([part[key] for part in parts])
+            for key in self.keys}
 
 
 class TrainIterator:
@@ -255,8 +319,12 @@ class TrainIterator:
 
   def _facts(self) -> dict[str, Any]:
     batches = self._batches
+    size = batches.batch_size
+    if batches.stages is not None:
+      size = [[stage.first_step, stage.batch_size, stage.resolution]
+              for stage in batches.stages.parts]
     return {'data': batches.dataset.spec.identity, 'seed': batches.seed,
-            'batch_size': batches.batch_size,
+            'batch_size': size,
             'batches_per_step': batches.batches_per_step,
             'flip': batches.flip}
 
@@ -335,6 +403,7 @@ def train_iterator(
     prefetch: int = 4,
     flip: bool = False,
     keys: tuple[str, ...] | None = None,
+    stages: stages_lib.Stages | None = None,
 ) -> TrainIterator:
   """Returns the endless iterator of training batches of one process.
 
@@ -350,6 +419,8 @@ def train_iterator(
     prefetch: steps held ready.
     flip: mirror each example with probability 1/2.
     keys: the batch keys wanted; None takes all arrays of the data set.
+    stages: of a growing system, with the batch size and the resolution of
+      each; they replace `batch_size`.
 
   Returns:
     Yields dicts of arrays [n_sub, batch_size / process_count, ...], of static
@@ -360,10 +431,13 @@ def train_iterator(
     UserError: sizes that do not divide, keys that do not exist, a flip that
       would falsify annotations.
   """
-  if batch_size < 1 or batch_size % process_count:
-    raise errors.UserError(
-        f'batch_size is {batch_size}; expected a positive multiple of the '
-        f'number of processes, {process_count}.')
+  sizes = [batch_size] if stages is None else [
+      stage.batch_size for stage in stages.parts]
+  for size in sizes:
+    if size < 1 or size % process_count:
+      raise errors.UserError(
+          f'batch_size is {size}; expected a positive multiple of the '
+          f'number of processes, {process_count}.')
   if batches_per_step < 1:
     raise errors.UserError(
         f'batches_per_step is {batches_per_step}; expected 1 or more.')
@@ -378,7 +452,7 @@ def train_iterator(
         f'data.flip is set, but the batches hold {wrong}, which may say left '
         'or right. Set data.flip=false, or drop these keys.')
   batches = _Batches(dataset, batch_size, batches_per_step, seed,
-                     process_index, process_count, flip, keys)
+                     process_index, process_count, flip, keys, stages)
   return TrainIterator(batches, workers, _threads(dataset), prefetch)
 
 
@@ -398,7 +472,8 @@ class _Ordered:
     positions = number * self.batch_size + self.rows
     valid = positions < len(self.indices)
     # Padding repeats a real example: nothing downstream sees odd values.
-    batch = self.dataset.take(self.indices[np.where(valid, positions, 0)])
+    batch = self.dataset.take(self.indices[np.where(valid, positions, 0)],
+                              self.keys)
     return {key: batch[key] for key in self.keys}, valid
 
 
@@ -412,6 +487,7 @@ def ordered_batches(
     process_count: int = 1,
     keys: tuple[str, ...] | None = None,
     prefetch: int = 4,
+    start: int = 0,
 ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
   """Yields exactly `num` examples for an evaluation, each once.
 
@@ -425,6 +501,7 @@ def ordered_batches(
     process_count: of the run.
     keys: the batch keys wanted; None takes all arrays of the data set.
     prefetch: batches held ready.
+    start: leave out that many of them, the first.
 
   Yields:
     (batch, valid): leaves [batch_size / process_count, ...], and bool
@@ -445,9 +522,10 @@ def ordered_batches(
   indices = np.arange(num)
   if seed is not None:
     indices = _permutation(seed, 0, len(dataset))[:num]
+  indices = indices[start:]
   batches = _Ordered(dataset, indices, batch_size, process_index,
                      process_count, _batch_keys(dataset, keys))
-  count = -(-num // batch_size)
+  count = -(-len(indices) // batch_size)
   iterator = _start(batches, 0, count, 0, _threads(dataset), prefetch)
   try:
     yield from iterator

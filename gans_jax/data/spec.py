@@ -21,6 +21,8 @@ class DataSpec:
     class_names: a name per class, or empty.
     identity: hash of everything that decides the pixels: source, files,
       resize filter, crop, resolution, label kind.
+    tokenizers: (batch key, identity of the tokenizer, number of codes) for
+      'tokens' and 'cond_tokens'; see core/tokenizer.py.
   """
 
   resolution: int
@@ -31,6 +33,7 @@ class DataSpec:
   shapes: tuple[tuple[str, tuple[int, ...], str], ...] = ()
   class_names: tuple[str, ...] = ()
   identity: str = ''
+  tokenizers: tuple[tuple[str, str, int], ...] = ()
 
 
 def identity_hash(facts: dict) -> str:
@@ -77,5 +80,7 @@ def from_json(values: dict) -> DataSpec:
   """Rebuilds a spec from the JSON form of `dataclasses.asdict`."""
   shapes = tuple((key, tuple(shape), dtype)
                  for key, shape, dtype in values['shapes'])
-  return DataSpec(**{**values, 'shapes': shapes, 'keys': tuple(values['keys']),
-                     'class_names': tuple(values['class_names'])})
+  return DataSpec(**{
+      **values, 'shapes': shapes, 'keys': tuple(values['keys']),
+      'class_names': tuple(values['class_names']),
+      'tokenizers': tuple(map(tuple, values.get('tokenizers', ())))})

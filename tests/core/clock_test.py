@@ -36,6 +36,18 @@ def test_rate_and_eta():
   assert c.rate() == pytest.approx(16.)
 
 
+def test_a_new_stage_has_a_pace_of_its_own():
+  now = Now()
+  c = clock.Clock(batch_size=32, total_steps=100, now=now)
+  steps(now, c, 10, 0.5)
+  c.begin(batch_size=8)
+  assert math.isnan(c.rate())
+  steps(now, c, 1, 60.)  # compiles
+  assert math.isnan(c.rate())
+  steps(now, c, 2, 0.25)
+  assert c.rate() == pytest.approx(32.)
+
+
 def test_pauses_do_not_count_but_take_wall_time():
   now = Now()
   c = clock.Clock(1, 10, now=now)

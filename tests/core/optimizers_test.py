@@ -71,12 +71,44 @@ def test_linear_schedule_reaches_zero():
   np.testing.assert_allclose(run(config), w, rtol=1e-4, atol=1e-5)
 
 
+def test_linear_schedule_from_a_share_of_the_run():
+  config = optimizers.default_config('sgd', 1.0, lr_schedule='linear',
+                                     lr_linear_from=0.6)
+  w = np.ones(5)
+  for t, g in enumerate(gradients()):
+    w = w - min(1.0, (1 - t / STEPS) / 0.4) * g
+  np.testing.assert_allclose(run(config), w, rtol=1e-4, atol=1e-5)
+  with pytest.raises(errors.UserError, match='lr_linear_from'):
+    optimizers.make(optimizers.default_config(lr_linear_from=1.0), 10)
+
+
 def test_clip_norm():
   config = optimizers.default_config('sgd', 1.0, clip_norm=0.5)
   w = np.ones(5)
   for g in gradients():
     w = w - g * min(1, 0.5 / np.linalg.norm(g))
   np.testing.assert_allclose(run(config), w, rtol=1e-5)
+
+
+def test_weight_decay_is_torch_adamw():
+  config = optimizers.default_config('adam', 0.01, b1=0.5, weight_decay=0.2)
+  torchs = run_torch(lambda p: torch.optim.AdamW(
+      p, 0.01, (0.5, 0.999), weight_decay=0.2))
+  np.testing.assert_allclose(run(config), torchs, rtol=1e-5)
+
+
+def test_warmup_and_cosine():
+  """Rates of SGD: 1/4 .. 1 of the rate, then by a cosine to lr_min."""
+  config = optimizers.default_config(
+      'sgd', 1.0, lr_schedule='cosine', lr_min=0.2, warmup=4)
+  tx = optimizers.make(config, 12)
+  state, found = tx.init(jnp.zeros(())), []
+  for _ in range(14):
+    update, state = tx.update(jnp.ones(()), state)
+    found.append(-float(update))
+  np.testing.assert_allclose(found[:5], [.25, .5, .75, 1, 1], rtol=1e-6)
+  np.testing.assert_allclose(found[8], 0.6, rtol=1e-6)
+  np.testing.assert_allclose(found[12:], 0.2, rtol=1e-5)
 
 
 def test_lazy_correction():
@@ -90,7 +122,7 @@ def test_lazy_correction():
 
 
 @pytest.mark.parametrize('values', [
-    dict(name='adamm'), dict(lr_schedule='cosine')])
+    dict(name='adamm'), dict(lr_schedule='cosin')])
 def test_unknown_names_are_refused(values):
   config = optimizers.default_config(**values)
   with pytest.raises(errors.UserError, match='not known'):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gans_jax.core import errors
+from gans_jax.core import stages as stages_lib
 from gans_jax.data import pipeline
 from gans_jax.data import spec as spec_lib
 
@@ -127,6 +128,59 @@ def test_state_counts_what_was_delivered_not_what_was_prefetched():
   iterator.close()
   again, _ = _take(pipeline.Dataset(Numbers()), 1, batch_size=2)
   np.testing.assert_array_equal(first, again[0]['label'])
+
+
+# Three steps of 2 x 4, two of 2 x 2, then 2 x 8.
+STAGES = stages_lib.Stages((
+    stages_lib.Stage(0, 0, 4, 8, resolution=1),
+    stages_lib.Stage(3, 24, 2, 4, resolution=2),
+    stages_lib.Stage(5, 32, 8, 16, resolution=2)))
+
+
+def test_stages_go_on_where_the_last_one_ended():
+  options = dict(batch_size=99, batches_per_step=2, seed=5, flip=True)
+  data = pipeline.Dataset(Numbers(30))
+  whole, state = _take(data, 7, **options, stages=STAGES)
+  assert [batch['image'].shape[:3] for batch in whole] == (
+      3 * [(2, 4, 1)] + 2 * [(2, 2, 2)] + 2 * [(2, 8, 2)])
+  stream = np.concatenate([batch['label'].reshape(-1) for batch in whole])
+  plain, _ = _take(data, 32, **{**options, 'batch_size': 1})
+  np.testing.assert_array_equal(stream, _labels(plain).reshape(-1))
+  # The mean of columns i and i + 100, rounded; the image itself at 2x2.
+  assert (whole[0]['image'][..., 0] == (whole[0]['label'] + 50).reshape(
+      2, 4, 1, 1)).all()
+  np.testing.assert_array_equal(
+      whole[3]['image'].reshape(4, 2, 2, 3),
+      np.concatenate([b['image'] for b in plain[12:14]]).reshape(4, 2, 2, 3))
+  # It resumes within a stage and at a border, on other processes too.
+  for start in (2, 3, 6):
+    _, state = _take(data, start, **options, stages=STAGES)
+    state = json.loads(json.dumps(state))
+    halves = [_take(data, 7 - start, state, **options, stages=STAGES,
+                    process_index=i, process_count=2)[0] for i in (0, 1)]
+    for i, want in enumerate(whole[start:]):
+      np.testing.assert_array_equal(
+          np.concatenate([half[i]['image'] for half in halves], 1),
+          want['image'])
+  other = stages_lib.Stages(STAGES.parts[:2])
+  with pytest.raises(errors.UserError, match='batch_size was .*3, 2, 2'):
+    _take(data, 1, state, **options, stages=other)
+  with pytest.raises(errors.UserError, match='batch_size is 2; .* 4'):
+    _take(data, 1, **options, stages=STAGES, process_count=4)
+
+
+def test_shrink_is_the_records_of_the_authors():
+  """Means of 2x2 carried in float from level to level, each level rounded."""
+  image = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+  np.testing.assert_array_equal(pipeline.shrink(image, 16), image)
+  level = image.astype(np.float32)
+  for resolution in (8, 4, 2):
+    level = (level[:, ::2, ::2] + level[:, ::2, 1::2]
+             + level[:, 1::2, ::2] + level[:, 1::2, 1::2]) * 0.25
+    np.testing.assert_array_equal(
+        pipeline.shrink(image, resolution), np.rint(level).astype(np.uint8))
+  halves = np.array([0, 1, 1, 0, 2, 1, 2, 1], np.uint8).reshape(2, 2, 2, 1)
+  assert pipeline.shrink(halves, 1).reshape(-1).tolist() == [0, 2]  # to even
 
 
 def test_refuses_the_state_of_another_stream():
