@@ -1,0 +1,49 @@
+"""StyleGAN2 with and without ADA on the shipped emoji, 64x64.
+
+Karras et al. 2020, arXiv:2006.06676. Not in the paper; nothing to download.
+3,486 images: where the paper finds that D overfits. The authors' preset
+`auto` for 64 pixels on one device.
+Rows: ada, none (the same without), fixed (p=0.2 throughout).
+
+Command: python -m gans_jax.main --config=experiments/stylegan2_ada/emoji64.py \
+    --workdir=runs/ada_emoji64
+Hardware: one GPU; with the argument cpu, some hours on two cores.
+Metric: fd5k_lite0, logged; it is not FID.
+"""
+
+from gans_jax.core import config as config_lib
+from gans_jax.systems import stylegan2
+from gans_jax.systems.stylegan2 import presets
+
+ROWS = {
+    'ada': {'augment.kind': 'ada'},
+    'none': {'augment.kind': 'none'},
+    'fixed': {'augment.kind': 'fixed', 'augment.p': 0.2},
+}
+
+# A narrow net in float32, and p that moves in time to matter.
+CPU = {'model.channel_base': 2048, 'model.channel_max': 64,
+       'model.z_dim': 128, 'model.w_dim': 128, 'batch_size': 16,
+       'total_kimg': 200.0, 'log_every': 50, 'sample_every': 1000,
+       'checkpoint_every': 1000, 'evaluate_every': 2500,
+       'evaluate.metrics': ('fd1k_lite0',), 'ema.kimg': 2.0,
+       'augment.kimg': 100.0, 'dtype': 'float32'}
+
+
+def get_config(arg=''):
+  args = config_lib.parse_arg(arg, row='ada', float32=False, cpu=False)
+  config = config_lib.base('stylegan2')
+  config_lib.assign(config, {
+      'data.source': 'emoji:both',
+      'data.resolution': 64,
+      'evaluate_every': 5000,
+  })
+  config_lib.assign(config, presets.values('auto', 64, 1, args.float32))
+  config_lib.assign(config, {'total_kimg': 2000.0})
+  config_lib.assign(config, config_lib.row(ROWS, args.row))
+  if args.cpu:
+    config_lib.assign(config, CPU)
+  if args.debug:
+    config_lib.assign(config, {**config_lib.DEBUG, **stylegan2.TINY,
+                               'dtype': 'float32'})
+  return config
