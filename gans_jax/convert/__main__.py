@@ -13,29 +13,49 @@ from gans_jax.core import errors
 
 DESCRIPTION = """
 Turns official weights into a workdir, from which images are sampled as from a
-run of our own, or those of FID's feature network into a file of our own form.
-Nothing in the files is executed.
+run of our own, or those of FID's feature network into a file of our own form;
+and a run of our own into official weights. Nothing in the files is executed.
 
   python -m gans_jax.convert --format=dcgan --checkpoint=netG_epoch_24.pth \\
       --out=runs/dcgan_official
   python -m gans_jax.convert --format=wgan --checkpoint=netG_epoch_9.pth \\
       --discriminator=netD_epoch_9.pth --out=runs/wgan_official
   python -m gans_jax.sample --workdir=runs/dcgan_official --seeds=0-63
+  python -m gans_jax.convert --format=stylegan2 --checkpoint=ffhq.pkl \\
+      --out=runs/ffhq
+  python -m gans_jax.convert --export=npz --workdir=runs/ffhq --out=ffhq.npz
   python -m gans_jax.convert --format=inception \\
       --checkpoint=pt_inception-2015-12-05-6726825d.pth --out=inception.npz
 
 formats:
   dcgan      pytorch/examples, netG_epoch_N.pth (and netD_epoch_N.pth)
   wgan       martinarjovsky/WassersteinGAN, the same names
+  stylegan2  network pickles (.pkl) of stylegan2-ada-pytorch, of the StyleGAN2
+             networks of stylegan3, of stylegan2 and stylegan2-ada
+             (TensorFlow)
+  stylegan   network pickles of stylegan (TensorFlow)
+  progan     network pickles of progressive_growing_of_gans (TensorFlow, and
+             those of the first version)
+  rosinality stylegan2-pytorch of rosinality (.pt)
+  taming     taming-transformers (.ckpt, with its .yaml): a VQGAN; or a
+             Transformer, which becomes DIR/transformer beside DIR/tokenizer
+             (and DIR/cond_tokenizer)
+  maskgit    google-research/maskgit: its tokenizer, and with --transformer
+             both, as DIR/tokenizer and DIR/transformer
   inception  the network of FID and the Inception Score, of pytorch-fid or
              torch-fidelity (.pth), NVIDIA (.pt) or TensorFlow (.pb); --out is
              FILE.npz, or a directory for inception-2015-12-05.npz
+
+exports:
+  npz        G, D and G_ema of a StyleGAN2, arrays by the names of
+             stylegan2-ada-pytorch: G_ema.synthesis.b4.const, ...
 
 Config keys that the weights do not tell can be set by --config.KEY=VALUE,
 such as --config.data.source for evaluate.
 """
 
-FORMATS = ('dcgan', 'wgan', 'inception')
+FORMATS = ('dcgan', 'wgan', 'stylegan2', 'stylegan', 'progan', 'rosinality',
+           'taming', 'maskgit', 'inception')
 
 # A name that convert/inception.py looks for.
 INCEPTION_NPZ = 'inception-2015-12-05.npz'
@@ -46,10 +66,10 @@ def convert(format_: str, checkpoint: str, discriminator: str | None,
   """Writes the workdir.
 
   Args:
-    format_: 'dcgan' or 'wgan'.
-    checkpoint: file of the generator's weights.
-    discriminator: file of the discriminator's weights; without it, the
-      workdir has an untrained one.
+    format_: of `FORMATS`, but 'inception'.
+    checkpoint: file of the weights; of 'dcgan' and 'wgan', the generator's.
+    discriminator: of these, the file of the discriminator's weights; without
+      it, the workdir has an untrained one.
     out: directory to be made.
     overrides: `--config.KEY=VALUE`.
 
@@ -57,13 +77,58 @@ def convert(format_: str, checkpoint: str, discriminator: str | None,
     UserError: a file that is missing, damaged or of another network, or a
       directory that cannot be used.
   """
+  snapshot = read(format_, checkpoint, discriminator)
+  files = {net: checkpoint for net in snapshot.nets}
+  if discriminator:
+    files['D'] = discriminator
+  write(snapshot, files, out, overrides)
+
+
+def convert_stages(found, files: dict[str, str], out: str,
+                   overrides: list[str]) -> str:
+  """Writes the workdirs of a tokenizer and of what was trained on its tokens.
+
+  Args:
+    found: {name: `Snapshot`}, tokenizers first; the name '' is `out` itself,
+      others are directories in it.
+    files: {name: the file that it came from}.
+    out: directory to be made.
+    overrides: `--config.KEY=VALUE`, of every workdir.
+
+  Returns:
+    The workdir of the last stage.
+
+  Raises:
+    UserError: as of `convert`.
+  """
+  for name, snapshot in found.items():
+    path = os.path.join(out, name) if name else out
+    if name == 'transformer':
+      snapshot.settings.update({
+          f'data.{other}': os.path.abspath(os.path.join(out, other))
+          for other in found if other != name})
+    write(snapshot, {net: files[name] for net in snapshot.nets}, path,
+          overrides)
+  return path
+
+
+def write(snapshot, files: dict[str, str], out: str,
+          overrides: list[str]) -> None:
+  """Writes a workdir.
+
+  Args:
+    snapshot: what becomes of official files.
+    files: {net: the file that it came from}.
+    out: directory to be made.
+    overrides: `--config.KEY=VALUE`.
+
+  Raises:
+    UserError: as of `convert`.
+  """
   import dataclasses
 
   import jax
-  import numpy as np
 
-  from gans_jax.convert import dcgan
-  from gans_jax.convert import torch_file
   from gans_jax.core import checkpoint as checkpoint_lib
   from gans_jax.core import compilation
   from gans_jax.core import config as config_lib
@@ -71,18 +136,8 @@ def convert(format_: str, checkpoint: str, discriminator: str | None,
   from gans_jax.core import workdir as workdir_lib
   from gans_jax.data import spec as spec_lib
 
-  files = {'G': checkpoint}
-  weights = torch_file.load(checkpoint)
-  nets = {'G': dcgan.generator(weights)}
-  if discriminator:
-    files['D'] = discriminator
-    critic = torch_file.load(discriminator)
-    nets['D'] = dcgan.discriminator(critic)
-  config = config_lib.base(format_)
-  config_lib.assign(config, {**dcgan.settings(weights), 'total_steps': 1})
-  if discriminator:
-    first = nets['D']['params'][f'conv_{config.data.resolution // 2}']
-    config.model.ndf = first['kernel'].shape[-1]
+  config = config_lib.base(snapshot.system)
+  config_lib.assign(config, {**snapshot.settings, 'total_steps': 1})
   config_lib.apply_overrides(config, overrides)
   config_lib.validate(config)
 
@@ -90,20 +145,39 @@ def convert(format_: str, checkpoint: str, discriminator: str | None,
             for net, path in files.items()}
   spec = spec_lib.image_spec(
       resolution=config.data.resolution, channels=config.data.channels,
-      num_examples=0, facts={'converted': origin})
+      num_classes=snapshot.num_classes, num_examples=0,
+      facts={'converted': origin}, extra=snapshot.extra)
+  if config.data.tokenizer:
+    from gans_jax.core import tokenizer
+    from gans_jax.data import tokens
+
+    spec = tokens.token_spec(spec, {
+        key: tokenizer.of_config(config, key)
+        for key, name in tokenizer.CONFIG_KEYS.items() if config.data[name]})
   system = system_lib.create(config, spec)
-  state = jax.jit(system.init, compiler_options=compilation.options(0))(
-      jax.random.key(config.seed))
-  for net, variables in nets.items():
-    expected = {'params': state.params[net], **state.mvars[net]}
-    check(variables, expected, files[net])
-    collections = dict(variables)
-    params = collections.pop('params')
-    state = state.replace(params={**state.params, net: params},
-                          mvars={**state.mvars, net: collections})
-    if net in state.ema:
-      state = state.replace(
-          ema={**state.ema, net: jax.tree.map(np.copy, variables)})
+  # By shapes: what a file claims may be too large to be made.
+  expected = system_lib.abstract_state(system)
+  for net, variables in snapshot.nets.items():
+    check(variables, {'params': expected.params[net], **expected.mvars[net]},
+          files[net])
+  for net, variables in snapshot.ema.items():
+    check(variables, expected.ema[net], files[net])
+
+  def start(key, nets, ema):
+    state = system.init(key)
+    for net, variables in nets.items():
+      collections = dict(variables)
+      params = collections.pop('params')
+      state = state.replace(params={**state.params, net: params},
+                            mvars={**state.mvars, net: collections})
+      if net in state.ema:
+        state = state.replace(
+            ema={**state.ema, net: ema.get(net, variables)})
+    return state
+
+  # Together, so that what is replaced is not drawn, nor compiled.
+  state = jax.jit(start, compiler_options=compilation.options(0))(
+      jax.random.key(config.seed), snapshot.nets, snapshot.ema)
 
   record = config_lib.to_json(config)
   with (workdir_lib.open_run(out, record, spec) as run,
@@ -119,6 +193,85 @@ def convert(format_: str, checkpoint: str, discriminator: str | None,
                   versions=workdir_lib.versions(), metrics={},
                   converted=origin))
     checkpoints.wait()
+
+
+def read(format_: str, checkpoint: str, discriminator: str | None):
+  """Returns the `Snapshot` of official files; see `convert`."""
+  from gans_jax.convert import torch_file
+
+  if format_ in ('dcgan', 'wgan'):
+    from gans_jax.convert import dcgan
+
+    weights = torch_file.load(checkpoint)
+    critic = torch_file.load(discriminator) if discriminator else None
+    return dcgan.snapshot(format_, weights, critic)
+  if discriminator:
+    raise errors.UserError(
+        f'--discriminator has no meaning with --format={format_}, whose files '
+        'hold all networks. Leave it out.')
+  try:
+    if format_ == 'rosinality':
+      from gans_jax.convert import rosinality
+
+      return rosinality.from_checkpoint(torch_file.load(checkpoint),
+                                        checkpoint)
+    return _read_pickle(format_, checkpoint)
+  except (AttributeError, IndexError, KeyError, TypeError, ValueError) as e:
+    # Arrays and arguments of another shape or type than a network has.
+    raise errors.UserError(
+        f'{checkpoint} has a part that no network of --format={format_} has '
+        f'({type(e).__name__}: {e}). Check the file and --format.') from e
+
+
+def _read_pickle(format_: str, checkpoint: str):
+  from gans_jax.convert import network_pickle
+
+  networks = network_pickle.load(checkpoint)
+  if format_ == 'stylegan':
+    from gans_jax.convert import stylegan as reader
+  elif format_ == 'progan':
+    from gans_jax.convert import progan as reader
+  elif networks['G_ema'].code == 'torch':
+    from gans_jax.convert import stylegan2 as reader
+  else:
+    from gans_jax.convert import stylegan2_tensorflow as reader
+  return reader.from_pickle(networks, checkpoint)
+
+
+def export(workdir: str, out: str, step: int | None = None) -> None:
+  """Writes the networks of a run as arrays by official names.
+
+  Args:
+    workdir: of a StyleGAN2, trained or converted.
+    out: .npz file to be made, with keys such as 'G_ema.synthesis.b4.const'.
+    step: which checkpoint; the newest by default.
+
+  Raises:
+    UserError: no such run, another system, or a file that cannot be written.
+  """
+  import io
+
+  import numpy as np
+
+  from gans_jax import sample
+  from gans_jax.convert import stylegan2
+  from gans_jax.core import files
+
+  if os.path.exists(out):
+    raise errors.UserError(
+        f'{out} exists already. Give another --out, or remove it.')
+  live = sample.load(workdir, step, 'live')
+  name = live.config.system
+  if 'b4' not in live.variables['G']['params'].get('synthesis', {}):
+    raise errors.UserError(
+        f'{workdir} is a run of {name!r}; only StyleGAN2 is exported.')
+  networks = {**live.variables,
+              'G_ema': sample.load(workdir, step, 'ema').variables['G']}
+  arrays = {f'{net}.{key}': value for net, variables in networks.items()
+            for key, value in stylegan2.to_official(variables).items()}
+  stream = io.BytesIO()
+  np.savez(stream, **arrays)
+  files.write_atomic(out, stream.getvalue())
 
 
 def convert_inception(checkpoint: str, out: str) -> str:
@@ -177,20 +330,50 @@ def main(argv: list[str]) -> int:
 
   overrides, rest = config_lib.split_overrides(argv)
   parser = cli.parser('python -m gans_jax.convert', DESCRIPTION)
-  parser.add_argument('--format', required=True, choices=FORMATS)
-  parser.add_argument('--checkpoint', required=True, metavar='FILE',
-                      help="the generator's (or the network's) weights")
+  direction = parser.add_mutually_exclusive_group(required=True)
+  direction.add_argument('--format', choices=FORMATS,
+                         help='of official weights, to be read')
+  direction.add_argument('--export', choices=['npz'],
+                         help='of official weights, to be written')
+  parser.add_argument('--checkpoint', metavar='FILE',
+                      help='with --format: the weights (of dcgan and wgan, '
+                           "the generator's)")
   parser.add_argument('--discriminator', metavar='FILE',
-                      help="the discriminator's, if you have them")
+                      help="of dcgan and wgan: the discriminator's")
+  parser.add_argument('--yaml', metavar='FILE',
+                      help='of taming (default: the one beside the weights)')
+  parser.add_argument('--transformer', metavar='FILE', help='of maskgit')
+  parser.add_argument('--workdir', metavar='DIR', help='with --export: a run')
+  parser.add_argument('--step', type=int, help='of it (default: the newest)')
   parser.add_argument('--out', required=True, metavar='DIR|FILE')
   args = parser.parse_args(rest)
+  needed = 'workdir' if args.export else 'checkpoint'
+  if not getattr(args, needed):
+    raise errors.UserError(
+        f'--{"export" if args.export else "format"} needs --{needed}.')
+  allowed = {'format': ('checkpoint', 'discriminator'),
+             'taming': ('checkpoint', 'yaml'),
+             'maskgit': ('checkpoint', 'transformer'),
+             'inception': ('checkpoint',), 'export': ('workdir', 'step')}
+  kind = 'export' if args.export else (
+      args.format if args.format in allowed else 'format')
+  unused = [f'--{name}' for name in ('checkpoint', 'discriminator', 'yaml',
+                                     'transformer', 'workdir', 'step')
+            if getattr(args, name) is not None and name not in allowed[kind]]
+  if kind in ('inception', 'export'):
+    unused += [f'--config.{override}' for override in overrides]
+  if unused:
+    choice = f'export={args.export}' if args.export else (
+        f'format={args.format}')
+    raise errors.UserError(
+        f'{unused[0]} has no meaning with --{choice}, which takes '
+        f'{", ".join("--" + name for name in allowed[kind])} and --out. Leave '
+        'it out.')
+  if args.export:
+    export(args.workdir, args.out, args.step)
+    print(args.out)
+    return cli.DONE
   if args.format == 'inception':
-    unused = [f'--config.{override}' for override in overrides]
-    unused += ['--discriminator'] if args.discriminator else []
-    if unused:
-      raise errors.UserError(
-          f'{unused[0]} has no meaning with --format=inception, which takes '
-          '--checkpoint and --out alone. Leave it out.')
     from gans_jax.convert import published
 
     path = convert_inception(args.checkpoint, args.out)
@@ -198,8 +381,22 @@ def main(argv: list[str]) -> int:
           f'{published.weights_dir()} it is found by itself under the name '
           f'{INCEPTION_NPZ}')
     return cli.DONE
-  convert(args.format, args.checkpoint, args.discriminator, args.out,
-          overrides)
+  if args.format == 'taming':
+    from gans_jax.convert import taming
+
+    found = taming.snapshots(args.checkpoint, args.yaml)
+    args.out = convert_stages(found, dict.fromkeys(found, args.checkpoint),
+                              args.out, overrides)
+  elif args.format == 'maskgit':
+    from gans_jax.convert import maskgit
+
+    found = maskgit.read(args.checkpoint, args.transformer)
+    files = {**dict.fromkeys(found, args.checkpoint),
+             'transformer': args.transformer}
+    args.out = convert_stages(found, files, args.out, overrides)
+  else:
+    convert(args.format, args.checkpoint, args.discriminator, args.out,
+            overrides)
   print(f'{args.out}: try\n'
         f'  python -m gans_jax.sample --workdir={args.out} --seeds=0-63')
   return cli.DONE

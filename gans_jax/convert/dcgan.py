@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from gans_jax.convert import snapshot as snapshot_lib
 from gans_jax.core import errors
 
 State = Mapping[str, np.ndarray]
@@ -79,6 +80,26 @@ def settings(g_state: State) -> dict[str, Any]:
   if _is_wgan(g_state):
     values['model.norm_G'] = 'none' if layers[0][1] is None else 'batch'
   return values
+
+
+def snapshot(system: str, g_state: State, d_state: State | None = None
+             ) -> snapshot_lib.Snapshot:
+  """Returns what a workdir is made of.
+
+  Args:
+    system: 'dcgan' or 'wgan'.
+    g_state: the state dict of netG.
+    d_state: that of netD, if there is one.
+
+  Raises:
+    UserError: keys or shapes of other networks.
+  """
+  nets, values = {'G': generator(g_state)}, settings(g_state)
+  if d_state is not None:
+    nets['D'] = discriminator(d_state)
+    first = nets['D']['params'][f'conv_{values["data.resolution"] // 2}']
+    values['model.ndf'] = first['kernel'].shape[-1]
+  return snapshot_lib.Snapshot(system, values, nets)
 
 
 def to_torch(variables: Variables, layout: str) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ the caller; a name outside the table ends the reading with an error.
 from collections.abc import Callable
 from collections.abc import Mapping
 import pickle
+import pickletools
 from typing import Any
 from typing import BinaryIO
 
@@ -35,8 +36,8 @@ class Call:
 
 class _Unpickler(pickle.Unpickler):
 
-  def __init__(self, file, name, allowed, persistent):
-    super().__init__(file)
+  def __init__(self, file, name, allowed, persistent, encoding):
+    super().__init__(file, encoding=encoding)
     self._name = name
     self._allowed = allowed
     self._persistent = persistent
@@ -62,15 +63,17 @@ def load(
     name: str,
     allowed: Mapping[str, Any],
     persistent: Callable[[Any], Any] | None = None,
+    encoding: str = 'ASCII',
 ) -> Any:
   """Reads one pickle from `file`, leaving it just behind the pickle.
 
   Args:
-    file: open binary file with `read`, `readline` and `readinto`.
+    file: open binary file with `read`, `readline`, `readinto` and `seek`.
     name: what errors call the file.
     allowed: 'module.name' as the file writes it -> what stands for it. Give
       classes that pickle cannot change (built-in types) or `Call` objects.
     persistent: maps the persistent ids of the file to objects.
+    encoding: of the strings of Python 2; 'latin1' keeps their bytes.
 
   Returns:
     The object.
@@ -79,10 +82,29 @@ def load(
     UserError: a global outside `allowed`, or damaged data.
   """
   try:
-    return _Unpickler(file, name, allowed, persistent).load()
+    _check_claims(file)
+    return _Unpickler(file, name, allowed, persistent, encoding).load()
   except errors.UserError:
     raise
   except Exception as e:  # Damaged pickles raise nearly every type there is.
     raise errors.UserError(
         f'{name} is no readable pickle ({type(e).__name__}: {e}). The file is '
         'damaged or of another kind; fetch it again.') from e
+
+
+def _check_claims(file: BinaryIO) -> None:
+  """Raises ValueError for a pickle that claims more memory than it fills.
+
+  A few bytes can name the billionth place of the memo, for which the
+  unpickler would make room. Lengths of strings that the file does not hold
+  are errors of `genops`. Reads one pickle and goes back to its start.
+  """
+  start, places = file.tell(), 0
+  for opcode, argument, _ in pickletools.genops(file):
+    if opcode.name == 'MEMOIZE':
+      places += 1
+    elif opcode.name in ('PUT', 'BINPUT', 'LONG_BINPUT'):
+      places += 1
+      if argument > 2 * places + 1000:
+        raise ValueError(f'place {argument} in a memo of {places}')
+  file.seek(start)

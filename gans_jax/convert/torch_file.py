@@ -11,6 +11,7 @@ elements. Strides matter: files hold transposed tensors as transposed.
 """
 
 import collections
+import io
 import os
 from typing import Any
 from typing import BinaryIO
@@ -39,12 +40,47 @@ _DTYPES = {
 }
 
 
-def load(path: str | os.PathLike) -> Any:
+class Ignored:
+  """Stands for an object of a class that is not read: it keeps nothing."""
+
+  __slots__ = ()
+
+  def __new__(cls, *unused_args, **unused_named):
+    return object.__new__(cls)
+
+  def __setstate__(self, state):
+    pass
+
+  def __setitem__(self, key, value):
+    pass
+
+  def append(self, value):
+    pass
+
+  def extend(self, values):
+    pass
+
+
+class _OrIgnored(dict):
+  """Globals; those that are not there are classes of `Ignored` objects."""
+
+  def __missing__(self, name: str):
+    # One class for each name, for some files have classes as keys.
+    self[name] = type(name, (Ignored,), {'__slots__': ()})
+    return self[name]
+
+
+def load(path: str | os.PathLike, ignore_others: bool = False) -> Any:
   """Returns what `torch.save` wrote, with NumPy arrays for tensors.
 
   Arrays of one storage share memory, as the tensors did, and keep the strides
   of the file. Dictionaries, lists, tuples, numbers and strings come back as
   they are. Nothing in the file is executed.
+
+  Args:
+    path: the file.
+    ignore_others: put an `Ignored` for objects other than those, as the
+      checkpoints of PyTorch Lightning hold some beside the weights.
 
   Raises:
     UserError: missing, damaged or truncated file, or objects other than those.
@@ -53,16 +89,28 @@ def load(path: str | os.PathLike) -> Any:
   try:
     with open(path, 'rb') as file:
       if zipfile.is_zipfile(file):
-        return _load_zip(file, name)
+        return _load_zip(file, name, ignore_others)
       file.seek(0)
-      return _load_legacy(file, name)
+      return _load_legacy(file, name, os.fstat(file.fileno()).st_size)
   except OSError as e:
     raise errors.UserError(
         f'{name} cannot be read: {e.strerror or e}. Expected a PyTorch '
         'checkpoint; check the path.') from e
 
 
-def _load_zip(file: BinaryIO, name: str) -> Any:
+def load_stream(data: bytes, name: str) -> Any:
+  """As `load`, from bytes of the layout before PyTorch 1.6.
+
+  Tensors that were pickled without `torch.save` hold such a stream each.
+
+  Args:
+    data: the stream.
+    name: what errors call it.
+  """
+  return _load_legacy(io.BytesIO(data), name, len(data))
+
+
+def _load_zip(file: BinaryIO, name: str, ignore_others: bool) -> Any:
   try:
     archive = zipfile.ZipFile(file)
     pickles = [n for n in archive.namelist() if n.endswith('/data.pkl')]
@@ -96,19 +144,19 @@ def _load_zip(file: BinaryIO, name: str) -> Any:
       return storages[key]
 
     with archive.open(pickles[0]) as stream:
-      return safe_pickle.load(stream, name, _allowed(), storage)
+      allowed = _OrIgnored(_allowed()) if ignore_others else _allowed()
+      return safe_pickle.load(stream, name, allowed, storage)
   except zipfile.BadZipFile as e:
     raise errors.UserError(
         f'{name} is a damaged zip archive ({e}); fetch it again.') from e
 
 
-def _load_legacy(file: BinaryIO, name: str) -> Any:
+def _load_legacy(file: BinaryIO, name: str, size: int) -> Any:
   header = [safe_pickle.load(file, name, {}) for _ in range(3)]
   if header[0] != _MAGIC or header[1] != _PROTOCOL:
     raise errors.UserError(
         f'{name} is a pickle but no PyTorch checkpoint (its first two entries '
         f'are {header[0]!r:.40} and {header[1]!r:.40}). Check the path.')
-  size = os.fstat(file.fileno()).st_size
   storages = {}
 
   def storage(pid):
@@ -117,7 +165,9 @@ def _load_legacy(file: BinaryIO, name: str) -> Any:
     if kind != 'storage' or numel < 0:
       raise ValueError(f'unexpected storage {pid!r}')
     if key not in storages:
-      if numel * dtype.itemsize > size:
+      # All together: claims alone would fill the memory otherwise.
+      claimed = sum(x.nbytes for x in storages.values())
+      if claimed + numel * dtype.itemsize > size:
         raise ValueError(f'storage {key} is larger than the file')
       # Filled below: the elements come after the tensors that view them.
       storages[key] = np.zeros(numel, dtype)
@@ -145,6 +195,8 @@ def _load_legacy(file: BinaryIO, name: str) -> Any:
 def _allowed() -> dict[str, Any]:
   """The globals of a state_dict."""
   allowed = {
+      # Training scripts save their command line.
+      'argparse.Namespace': _Namespace,
       'collections.OrderedDict': collections.OrderedDict,
       'torch.Size': safe_pickle.Call(tuple),
       'torch._utils._rebuild_tensor_v2': safe_pickle.Call(strided),
@@ -154,6 +206,15 @@ def _allowed() -> dict[str, Any]:
   # Names, not dtypes: pickle can call `__setstate__` of a NumPy dtype.
   allowed.update({f'torch.{name}': name for name in _DTYPES})
   return allowed
+
+
+class _Namespace:
+  """Arguments of a command, which nobody asks for."""
+
+  __slots__ = ()
+
+  def __setstate__(self, state):
+    pass
 
 
 def strided(storage, offset, size, stride, *_):
