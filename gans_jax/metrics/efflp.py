@@ -19,7 +19,7 @@ from gans_jax.metrics import efficientnet_lite
 
 # Strides 2, 4, 8, 16 and 32.
 TAPS = ('stem', 'block_2', 'block_4', 'block_10', 'block_15')
-_EPSILON = 1e-6
+EPSILON = 1e-6
 
 
 def distance(variables, x: jax.Array, y: jax.Array,
@@ -39,7 +39,7 @@ def distance(variables, x: jax.Array, y: jax.Array,
   found = []
   for name in TAPS:
     tap = taps[name]
-    tap *= lax.rsqrt((tap * tap).sum(-1, keepdims=True) + _EPSILON)
+    tap *= lax.rsqrt((tap * tap).sum(-1, keepdims=True) + EPSILON)
     tap = tap.reshape(-1, 2, *tap.shape[1:])
     found.append(((tap[:, 0] - tap[:, 1])**2).sum(-1).mean((1, 2)))
   return jnp.stack(found).mean(0)

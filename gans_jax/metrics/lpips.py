@@ -52,13 +52,13 @@ class LPIPS(nn.Module):
     found = []
     for i, tap in enumerate(taps):
       w = self.param(f'head_{i}', nn.initializers.ones, tap.shape[-1:])
-      tap = _unit(tap).reshape(-1, 2, *tap.shape[1:])
+      tap = unit(tap).reshape(-1, 2, *tap.shape[1:])
       squared = (tap[:, 0] - tap[:, 1]) ** 2
       found.append((squared * w[None, None, None]).sum(-1).mean((1, 2)))
     return jnp.stack(found, -1)
 
 
-def _unit(x: jax.Array) -> jax.Array:
+def unit(x: jax.Array) -> jax.Array:
   """x / (|x| + epsilon) over channels, with a gradient of 0 at x = 0."""
   squared = (x * x).sum(-1, keepdims=True)
   # Twice `where`: the root's infinite slope at 0 must not meet a zero.

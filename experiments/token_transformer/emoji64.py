@@ -1,0 +1,63 @@
+"""A Transformer over VQGAN's codes of the shipped emoji, 64x64.
+
+Esser, Rombach, Ommer 2021, arXiv:2012.09841; this data set is not theirs.
+Rows: none (unconditional), class (by the nine groups).
+
+Data: the tokenizer is a run of experiments/vqgan/emoji64.py
+Command: python -m gans_jax.main \
+    --config=experiments/token_transformer/emoji64.py:row=class,cpu \
+    --workdir=runs/gpt_emoji64
+Hardware: one GPU; with `cpu` two cores.
+Metric: fd1k_lite0, logged; it is not FID.
+"""
+
+from gans_jax.core import config as config_lib
+
+ROWS = {
+    'none': {},
+    'class': {'model.condition': 'class', 'data.labels': 'group'},
+}
+
+# The run whose figures README.md has: a quarter of an hour on two cores.
+CPU = {'model.layers': 4, 'model.width': 128, 'model.heads': 4,
+       'batch_size': 16, 'optimizer.T.lr': 1e-3, 'optimizer.T.warmup': 100,
+       'total_steps': 2000, 'log_every': 25, 'sample_every': 500,
+       'checkpoint_every': 500, 'evaluate_every': 1000}
+
+
+def get_config(arg=''):
+  args = config_lib.parse_arg(arg, row='none', cpu=False)
+  config = config_lib.base('token_transformer')
+  config_lib.assign(config, {
+      'data.source': 'emoji:both',
+      'data.resolution': 64,
+      'data.tokenizer': 'runs/vqgan_emoji64',
+      'model.layers': 12,
+      'model.width': 512,
+      'model.heads': 8,
+      'model.dropout': 0.1,
+      'model.keep': 0.9,
+      'batch_size': 32,
+      'optimizer.T.lr': 3e-4,
+      'optimizer.T.warmup': 500,
+      'total_steps': 20_000,
+      'evaluate_every': 2000,
+      'evaluate.metrics': ('fd1k_lite0',),
+      'sample.rows': 9,
+      'sample.columns': 10,
+  })
+  config_lib.assign(config, config_lib.row(ROWS, args.row))
+  if args.cpu:
+    config_lib.assign(config, CPU)
+  if args.debug:
+    config_lib.assign(config, {
+        **config_lib.DEBUG,
+        'data.labels': (
+            'group' if config.model.condition == 'class' else 'none'),
+        'data.resolution': 8,
+        'data.tokenizer': 'pixels:3',
+        'model.layers': 2,
+        'model.heads': 2,
+        'model.width': 16,
+    })
+  return config

@@ -1,0 +1,73 @@
+"""VQGAN on Fashion-MNIST, padded to 32x32, grey.
+
+Esser, Rombach, Ommer 2021, arXiv:2012.09841; this data set is not theirs.
+Rows: gan (8 x 8 codes of 256), no_gan, l1 (a VQ-VAE).
+
+Data: python -m gans_jax.prepare --source=idx:fashion-mnist/ \
+    --out=data/fashion32 --resolution=32 --crop=pad --channels=1
+Command: python -m gans_jax.main \
+    --config=experiments/vqgan/fashion_mnist32.py:cpu \
+    --workdir=runs/vqgan_fashion
+Hardware: any GPU; with `cpu` two cores, a quarter of the channels.
+Metric: reconstructions' fd1k_lite0 (it is not FID), and codebook; logged.
+"""
+
+from gans_jax.core import config as config_lib
+
+BATCH = 32
+NO_GAN = {'loss.adversarial': 'none'}
+ROWS = {
+    'gan': {},
+    'no_gan': NO_GAN,
+    'l1': {**NO_GAN, 'loss.perceptual': 'none'},
+}
+
+# The run whose figures README.md has: minutes on two cores.
+CPU = {'model.ch': 16, 'model.num_res_blocks': 1, 'model.ndf': 16,
+       'batch_size': 16, 'total_steps': 1500, 'log_every': 25,
+       'sample_every': 250, 'checkpoint_every': 500, 'evaluate_every': 500,
+       'loss.disc_start': 750, 'optimizer.AE.lr': 1e-3,
+       'optimizer.D.lr': 5e-4}
+
+
+def get_config(arg=''):
+  args = config_lib.parse_arg(arg, row='gan', cpu=False)
+  config = config_lib.base('vqgan')
+  config_lib.assign(config, {
+      'data.source': 'prepared:data/fashion32',
+      'data.resolution': 32,
+      'data.channels': 1,
+      'model.ch': 64,
+      'model.ch_mult': (1, 2, 2),
+      'model.attn_resolutions': (),
+      'model.codebook_size': 256,
+      'model.z_channels': 64,
+      'model.embed_dim': 64,
+      'model.n_layers': 2,
+      'batch_size': BATCH,
+      'optimizer.AE.lr': 4.5e-6 * BATCH,
+      'optimizer.D.lr': 4.5e-6 * BATCH,
+      'loss.disc_start': 10_000,
+      'total_steps': 30_000,
+      'evaluate_every': 5000,
+      'evaluate.metrics': ('fd1k_lite0', 'codebook'),
+      'sample.rows': 8,
+      'sample.columns': 12,
+  })
+  config_lib.assign(config, config_lib.row(ROWS, args.row))
+  if args.cpu:
+    config_lib.assign(config, CPU)
+  if args.debug:
+    config_lib.assign(config, {
+        **config_lib.DEBUG,
+        'model.ch': 8,
+        'model.ch_mult': (1, 2),
+        'model.num_res_blocks': 1,
+        'model.z_channels': 8,
+        'model.embed_dim': 8,
+        'model.codebook_size': 32,
+        'model.ndf': 4,
+        'loss.perceptual': 'none',
+        'loss.disc_start': 2,
+    })
+  return config
