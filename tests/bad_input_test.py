@@ -439,6 +439,7 @@ def test_disk_that_is_full_from_the_start(
   assert not (tmp_path / 'new').exists()
 
 
+@pytest.mark.slow
 def test_disk_that_fills_up(config, trained, tmp_path, capsys):
   """A limit on the size of files stands for the disk: nothing large fits."""
   path = tmp_path / 'run'

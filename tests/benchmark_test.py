@@ -68,7 +68,8 @@ def step_flops(path: str, *players: str, **changes) -> float:
                   system.frozen())
 
 
-@pytest.mark.parametrize('devices', [1, 8])
+@pytest.mark.parametrize('devices', [
+    1, pytest.param(8, marks=pytest.mark.slow)])
 def test_table_and_json(path, tmp_path, capsys, devices):
   out = tmp_path / 'step.json'
   assert call(f'--config={path}', f'--config.mesh.data={devices}',

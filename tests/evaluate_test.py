@@ -143,6 +143,7 @@ def test_every_metric_that_needs_no_network(copy, capsys):
   assert 'metric' in curves.series(curves.evaluations(str(copy)))
 
 
+@pytest.mark.slow
 def test_options_of_sampling_are_recorded_and_change_the_images(copy):
   """Averages of training, of the batch, and standing ones are not equal."""
   values, said = [], []
@@ -283,6 +284,7 @@ def test_training_refuses_the_same(tmp_path, capsys):
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
 def test_labels_have_the_distribution_of_the_data(folder):
   path = folder / 'conditional'
   assert runs.train(runs.write_config(folder, runs.CONDITIONAL), path

@@ -126,6 +126,7 @@ def test_step_trains_both(values, k):
     assert all(np.any(old != new) for old, new in statistics)
 
 
+@pytest.mark.slow
 def test_eight_devices_change_nothing():
   batch = make_batch()
   # D stands still: Adam's first step would turn rounding into a sign, and G

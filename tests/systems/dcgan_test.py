@@ -231,6 +231,7 @@ def run(system, steps=1):
   return state, logs
 
 
+@pytest.mark.slow
 def test_schedules_differ_in_what_the_generator_meets():
   losses = {}
   for name in dcgan.SCHEDULES:
@@ -274,6 +275,7 @@ def test_every_penalty_goes_with_every_objective(penalty, objective, form):
   assert (logs[f'penalty/{penalty}'] > 0) == (penalty != 'wgan_lp')
 
 
+@pytest.mark.slow
 def test_lazy_penalty():
   system = make(**{'loss.penalty': 'r1', 'loss.penalty_every': 2})
   _, first = run(system, 1)
@@ -334,6 +336,7 @@ def programs():
   return {n: compiled_on(n, system, batch) for n in (1, 8)}
 
 
+@pytest.mark.slow
 def test_eight_devices_train_as_one(programs):
   results = {n: program(state, batch)
              for n, (program, state, batch) in programs.items()}
@@ -342,16 +345,19 @@ def test_eight_devices_train_as_one(programs):
   assert_close(results[8][0].opt, results[1][0].opt, 1e-5)
 
 
+@pytest.mark.slow
 def test_no_convolution_is_reversed(programs):
   for program, *_ in programs.values():
     assert hlo.reversed_convolutions(program) == 0
 
 
+@pytest.mark.slow
 def test_each_device_computes_its_share(programs):
   one, eight = (programs[n][0].cost_analysis()['flops'] for n in (1, 8))
   assert eight * 8 == pytest.approx(one, rel=0.05)
 
 
+@pytest.mark.slow
 def test_collectives(programs):
   program, state, _ = programs[8]
   found = hlo.collectives(program)

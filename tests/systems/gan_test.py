@@ -98,6 +98,7 @@ def test_step_trains_both(simultaneous, k):
   assert int(after.opt['D'].count) == k and int(after.opt['G'].count) == 1
 
 
+@pytest.mark.slow
 def test_conv_variant_trains():
   system = make(32, 3, 2, {'model.variant': 'cifar_conv', 'model.z_dim': 4,
                            'model.g_hidden': 8})
@@ -127,6 +128,7 @@ def gradient_of_g(system, state, batch, params_d, name):
   return jax.grad(loss)(state.params['G'])
 
 
+@pytest.mark.slow
 def test_simultaneous_g_meets_the_old_d_and_alternating_the_new():
   batch = images()
   for simultaneous, name in ((True, 'd'), (False, 'g')):

@@ -149,6 +149,7 @@ def test_loss_is_of_masked_codes_alone():
   np.testing.assert_allclose(logs['masked'], masked.mean(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_learns_a_batch():
   system = make()
   state, batch, losses = initial(system), batch_of(system), []

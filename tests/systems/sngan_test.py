@@ -247,6 +247,7 @@ def test_step_is_the_algorithm(programs):
     np.testing.assert_allclose(logs[name], value, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_hinge_logs(programs):
   _, logs = programs[1][1].run()
   assert 0 <= logs['accuracy/real'] <= 1 and 0 <= logs['accuracy/fake'] <= 1
@@ -256,6 +257,7 @@ def test_hinge_logs(programs):
       atol=0.3)
 
 
+@pytest.mark.slow
 def test_eight_devices_train_as_one(programs):
   _, compiled = programs
   (one, logs), (eight, logs_8) = (compiled[n].run() for n in (1, 8))
@@ -265,6 +267,7 @@ def test_eight_devices_train_as_one(programs):
   class_conditional.assert_close(eight.mvars, one.mvars, 1e-4)
 
 
+@pytest.mark.slow
 def test_work_is_shared(programs):
   _, compiled = programs
   one, eight = (compiled[n].compiled.cost_analysis()['flops']
@@ -276,6 +279,7 @@ def test_work_is_shared(programs):
     assert hlo.reversed_convolutions(program.compiled) == 0
 
 
+@pytest.mark.slow
 def test_microbatches_and_devices_without_batch_norm():
   """64 on one device, and on eight in four pieces: one and the same step.
 

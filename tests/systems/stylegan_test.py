@@ -202,6 +202,7 @@ def program_on(devices):
   return program, state, batch, system
 
 
+@pytest.mark.slow
 def test_a_step():
   """The average w, lod and noise of the average G; its half-life."""
   program, state, batch, system = program_on(1)

@@ -127,6 +127,7 @@ def test_learns_a_batch(values):
   assert losses[-1] < losses[0] - 0.2
 
 
+@pytest.mark.slow
 def test_eight_devices_are_one():
   system, state, step = compiled(**{'model.condition': 'class',
                                     'model.dropout': 0.1})

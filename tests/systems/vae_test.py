@@ -170,6 +170,7 @@ def test_outputs_and_samples():
   np.testing.assert_allclose(np.mean(elbo), one_step()[3]['elbo'], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_eight_devices_and_microbatches_change_nothing():
   values = (*TINY, ('loss.decoder', 'gaussian_learned'),
             ('loss.dequantize', True))

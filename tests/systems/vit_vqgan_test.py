@@ -119,6 +119,7 @@ def test_codes_are_chosen_by_cosine():
       loss, 1.25 * np.mean((z - codes[expected])**2), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_trains():
   system = make(**TINY)
   first = state = initial(system)

@@ -351,8 +351,8 @@ def test_perceptual_distance_is_named_and_counts():
   np.testing.assert_allclose(logs['loss/lite0'], 3.5)
 
 
-@pytest.mark.parametrize('values', [
-    LATE, pytest.param(GUMBEL, marks=pytest.mark.slow)], ids=['vq', 'gumbel'])
+@pytest.mark.slow
+@pytest.mark.parametrize('values', [LATE, GUMBEL], ids=['vq', 'gumbel'])
 def test_eight_devices_are_one(values):
   """Loss and gradient norms; batch norm and codes of the global batch."""
   system, state, step = compiled(**values)

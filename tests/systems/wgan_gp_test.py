@@ -317,6 +317,7 @@ def test_both_forms_have_one_gradient():
   assert_close(gradients[0], gradients[1], 1e-4)
 
 
+@pytest.mark.slow
 def test_microbatches():
   """Without batch norm, the same losses and gradients in pieces."""
   values = {**CONV, 'model.norm_G': 'none', 'loss.n_critic': 1}
@@ -410,6 +411,7 @@ def programs(request):
   return result
 
 
+@pytest.mark.slow
 def test_eight_devices_train_as_one(programs):
   results = {n: program(state, batch)
              for n, (program, state, batch) in programs.items()}
@@ -420,11 +422,13 @@ def test_eight_devices_train_as_one(programs):
   assert_close(results[8][0].opt, results[1][0].opt, 1e-4)
 
 
+@pytest.mark.slow
 def test_no_convolution_is_reversed(programs):
   for program, *_ in programs.values():
     assert hlo.reversed_convolutions(program) == 0
 
 
+@pytest.mark.slow
 def test_work_is_shared(programs):
   one, eight = (programs[n][0].cost_analysis()['flops'] for n in (1, 8))
   assert eight * 8 == pytest.approx(one, rel=0.05)

@@ -146,6 +146,7 @@ LOGS = {'loss/g', 'loss/d', 'logits/real', 'logits/fake', 'signs/real',
         'grad_norm/D', 'grad_norm/G_reg', 'grad_norm/D_reg'}
 
 
+@pytest.mark.slow
 def test_eight_devices_train_as_one(runs_of):
   one, eight = runs_of[1], runs_of[8]
   assert set(one.results[0][1]) == LOGS
@@ -160,6 +161,7 @@ def test_eight_devices_train_as_one(runs_of):
   assert_close(b.mvars, a.mvars, 1e-5)
 
 
+@pytest.mark.slow
 def test_what_devices_tell_each_other(runs_of):
   found = hlo.collectives(runs_of[8].program)
   # No activation is moved: sums alone.
@@ -175,6 +177,7 @@ def counts(state):
               x, optax.ScaleByAdamState))) for player in ('G', 'D')]
 
 
+@pytest.mark.slow
 def test_penalties_are_lazy(runs_of):
   """Updates of their own, at steps 0, 2, ...; their logs are kept."""
   (first, logs), (second, later) = runs_of[1].results
@@ -188,6 +191,7 @@ def test_penalties_are_lazy(runs_of):
                              0.01 * logs['path_length/length'], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_average_of_weights(runs_of):
   """Nothing of the start where no image has been seen; then half-lives."""
   run = runs_of[1]
