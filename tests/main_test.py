@@ -308,11 +308,11 @@ def losses(workdir, step: int = 1) -> dict[str, float]:
           if k.startswith(('loss/', 'logits/', 'grad_norm/'))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('options', [
-    pytest.param(('--config.mesh.data=8',), marks=pytest.mark.slow),
+    ('--config.mesh.data=8',),
     ('--config.mesh.data=4', '--config.mesh.model=2'),
-    pytest.param(('--config.mesh.data=1', '--config.mesh.model=8'),
-                 marks=pytest.mark.slow),
+    ('--config.mesh.data=1', '--config.mesh.model=8'),
 ], ids=['data8', 'data4_model2', 'model8'])
 def test_devices_do_not_change_the_losses(config, tmp_path, straight, options):
   # Sixteen channels more: some kernels are then large enough to be split.

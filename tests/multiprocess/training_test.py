@@ -234,6 +234,7 @@ def test_sigterm_to_one_stops_both_at_one_step(stopped):
   assert runs.data_state(workdir, step)['step'] == step
 
 
+@pytest.mark.slow
 def test_resumed_run_is_the_uninterrupted_one(stopped, two, folder):
   workdir, step = stopped
   again = shutil.copytree(workdir, folder / 'again')
@@ -243,6 +244,7 @@ def test_resumed_run_is_the_uninterrupted_one(stopped, two, folder):
   runs.assert_same_run(again, two[0], STEPS)
 
 
+@pytest.mark.slow
 def test_checkpoint_of_two_goes_on_in_one(stopped, two, folder):
   workdir, step = stopped
   alone = shutil.copytree(workdir, folder / 'alone')
