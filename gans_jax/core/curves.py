@@ -80,7 +80,7 @@ def evaluations(workdir: str) -> list[dict]:
   for result in results:
     fake, first = (r.get('fake', {}) for r in (result, results[0]))
     marks = [f'{name} {fake[name]}' for name in _OPTIONS
-             if fake.get(name) != first.get(name)]
+             if name in fake and fake[name] != first.get(name)]
     name = ', '.join([result['metric'], *marks])
     # The newest of a step counts.
     found[result['step'], name] = {

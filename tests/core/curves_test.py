@@ -43,6 +43,23 @@ def test_plot(tmp_path):
   assert curves.plot(tmp_path, str(tmp_path / 'b.png')).endswith('b.png')
 
 
+def test_metrics_without_an_option_are_as_measured(tmp_path):
+  """A codebook is not drawn: its record has no seed."""
+  sampled = {'weights': 'ema', 'seed': 0, 'images_seen': 2000}
+  results = [
+      {'metric': 'fd16_lite0', 'step': 1, 'value': 3.0, 'fake': sampled},
+      {'metric': 'codebook', 'step': 1, 'value': 0.5,
+       'fake': {'weights': 'ema', 'images_seen': 2000}},
+      {'metric': 'fd16_lite0', 'step': 1, 'value': 4.0,
+       'fake': {**sampled, 'weights': 'live'}}]
+  (tmp_path / 'evaluations.jsonl').write_text(
+      ''.join(json.dumps(result) + '\n' for result in results))
+  assert curves.evaluations(tmp_path) == [
+      {'step': 1, 'kimg': 2.0, 'metric/codebook': 0.5},
+      {'step': 1, 'kimg': 2.0, 'metric/fd16_lite0': 3.0},
+      {'step': 1, 'kimg': 2.0, 'metric/fd16_lite0, weights live': 4.0}]
+
+
 def test_scatter():
   points = np.array([[1., 1.], [-1., 0.5], [np.nan, 0.], [9., 9.]])
   picture = curves.scatter(points, limit=2., size=101)
