@@ -142,6 +142,7 @@ def test_eight_devices_change_nothing():
     assert_same(first_moments(eight, player), first_moments(one, player))
 
 
+@pytest.mark.slow
 def test_microbatches_change_nothing_without_batch_norm():
   batch = make_batch()
   _, one, one_logs = one_step(make(MLP), batch, d_scale=40.0)

@@ -124,6 +124,7 @@ def test_penalties_are_added_and_logged(penalty):
      'model.packing': 2},
     {**TINY, 'loss.penalty': 'dragan'},
 ])
+@pytest.mark.slow
 def test_devices_and_microbatches_change_nothing(values):
   batch = points(2 if values.get('model.packing') else 1)
   _, one, one_logs = one_step(make(values), batch)

@@ -328,6 +328,7 @@ def test_microbatches():
     np.testing.assert_allclose(piece_logs[name], value, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_supervised_row():
   system = make(16, 10, **{'model.conditional': True, 'loss.n_critic': 1})
   assert system.requires == ('image', 'label')
