@@ -93,6 +93,23 @@ def load(path: str | os.PathLike) -> dict[str, Network]:
         'and ADA. Check the path.') from e
 
 
+def check_arguments(networks: Mapping[str, Network],
+                    expected: Mapping[str, Any], name: str) -> None:
+  """Refuses networks that were constructed with other arguments.
+
+  Args:
+    networks: what `load` read.
+    expected: {argument: the value that ours has}; absent ones have it.
+    name: what errors call the file.
+  """
+  for network in networks.values():
+    for key, value in expected.items():
+      if network.arguments.get(key, value) != value:
+        raise errors.UserError(
+            f'{name} was made with {key}={network.arguments[key]!r}, which '
+            'is not supported here.')
+
+
 class _Unexpected(Exception):
   """What is not as in a network pickle."""
 

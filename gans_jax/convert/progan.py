@@ -48,12 +48,7 @@ def from_pickle(networks: Mapping[str, network_pickle.Network],
     raise errors.UserError(
         f'{name} holds {g.name or "a network without a name"}, and not '
         "ProGAN's G_paper. Check the file and --format.")
-  for network in networks.values():
-    for key, value in _FIXED.items():
-      if network.arguments.get(key, value) != value:
-        raise errors.UserError(
-            f'{name} was made with {key}={network.arguments[key]!r}, which '
-            'is not supported here.')
+  network_pickle.check_arguments(networks, _FIXED, name)
   theano = g.code == 'theano'
   resolution = g.arguments.get('resolution', 32)
   found = {}

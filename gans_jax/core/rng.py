@@ -29,6 +29,17 @@ def per_example(key: jax.Array, start: int, count: int) -> jax.Array:
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(indices)
 
 
+def normals(keys: jax.Array, *shape: int) -> jax.Array:
+  """Returns N(0, 1) [N, *shape], row i from keys[i] alone."""
+  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def labels(keys: jax.Array, classes: int) -> jax.Array:
+  """Returns classes int32 [N], all as likely, row i from keys[i] alone."""
+  return jax.vmap(lambda key: jax.random.randint(
+      named(key, 0, 'label'), (), 0, classes))(keys)
+
+
 def from_seeds(seeds) -> jax.Array:
   """Returns one typed key for each integer seed, as an array of keys [N]."""
   return jax.vmap(jax.random.key)(jax.numpy.asarray(seeds, 'uint32'))

@@ -89,3 +89,19 @@ def check_square_power_of_two(system: str, spec: spec_lib.DataSpec,
         f'The system {system!r} supports resolutions that are powers of two '
         f'from {smallest} on, but data.resolution is {r}. Set '
         f'--config.data.resolution (28-pixel data sets: 32).')
+
+
+def num_classes(config: config_lib.ConfigDict,
+                spec: spec_lib.DataSpec) -> int:
+  """Returns the classes of model.conditional; 0 where it is off.
+
+  Raises:
+    UserError: the data have no labels.
+  """
+  if not config.model.conditional:
+    return 0
+  if not spec.num_classes:
+    raise errors.UserError(
+        'config.model.conditional is set, but the data have no labels. Set '
+        "--config.data.labels (such as 'class').")
+  return spec.num_classes

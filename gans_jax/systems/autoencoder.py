@@ -186,7 +186,7 @@ class System:
 
   def latents(self, keys: jax.Array) -> jax.Array:
     """Returns N(0, 1) of the shape of a code; `generate` scales it."""
-    return jax.vmap(lambda k: jax.random.normal(k, self.code_shape))(keys)
+    return rng.normals(keys, *self.code_shape)
 
   def generate(self, variables, keys: jax.Array,
                conditions: Mapping[str, Any] | None = None) -> jax.Array:

@@ -344,7 +344,7 @@ class System:
   def latents(self, keys: jax.Array) -> jax.Array:
     """Returns z [N, z_dim] of unit variance."""
     if self.z_kind == 'normal':
-      return jax.vmap(lambda k: jax.random.normal(k, [self.z_dim]))(keys)
+      return rng.normals(keys, self.z_dim)
     return jax.vmap(lambda k: jax.random.uniform(
         k, [self.z_dim], minval=-Z_LIMIT, maxval=Z_LIMIT))(keys)
 

@@ -542,11 +542,7 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
     raise errors.UserError(
         'config.loss.simultaneous updates both networks once a step, but '
         f'loss.n_critic is {loss.n_critic}: set it to 1.')
-  classes = spec.num_classes if model.conditional else 0
-  if model.conditional and not classes:
-    raise errors.UserError(
-        'config.model.conditional is set, but the data have no labels. Set '
-        "--config.data.labels (such as 'class').")
+  classes = system_lib.num_classes(config, spec)
   stages = stages_lib.growing(config, spec.resolution, loss.n_critic)
   check_groups(config, stages, model.mbstd_group)
   shape = (spec.resolution, spec.resolution, spec.channels)
@@ -656,8 +652,7 @@ class System:
 
   def latents(self, keys: jax.Array) -> jax.Array:
     """Returns z [N, z_dim], normal, row i from keys[i]."""
-    z_dim = self.config.model.z_dim
-    return jax.vmap(lambda k: jax.random.normal(k, (z_dim,)))(keys)
+    return rng.normals(keys, self.config.model.z_dim)
 
   def generate(self, variables, keys: jax.Array,
                conditions=None) -> jax.Array:
@@ -684,8 +679,7 @@ class System:
     if self.classes:
       labels = conditions.get('label')
       if labels is None:
-        labels = jax.vmap(lambda k: jax.random.randint(
-            rng.named(k, 0, 'label'), (), 0, self.classes))(keys)
+        labels = rng.labels(keys, self.classes)
     mvars = dict(variables['G'])
     x, changed = state_lib.apply_net(
         self.nets['G'], mvars.pop('params'), mvars, z, self._one_hot(labels),

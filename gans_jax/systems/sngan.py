@@ -354,8 +354,7 @@ class System:
 
   def latents(self, keys: jax.Array) -> jax.Array:
     """Returns z [N, z_dim], normal, row i from keys[i]."""
-    z_dim = self.config.model.z_dim
-    return jax.vmap(lambda k: jax.random.normal(k, (z_dim,)))(keys)
+    return rng.normals(keys, self.config.model.z_dim)
 
   def generate(self, variables, keys: jax.Array,
                conditions=None) -> jax.Array:
@@ -393,8 +392,7 @@ class System:
     if self.classes:
       labels = conditions.get('label')
       if labels is None:
-        labels = jax.vmap(lambda k: jax.random.randint(
-            rng.named(k, 0, 'label'), (), 0, self.classes))(keys)
+        labels = rng.labels(keys, self.classes)
     mvars = dict(variables['G'])
     x, changed = state_lib.apply_net(
         self.nets['G'], mvars.pop('params'), mvars, z, labels, train=train)

@@ -58,6 +58,7 @@ from gans_jax.nn import growing
 from gans_jax.nn import minibatch
 from gans_jax.nn import pixel_norm
 from gans_jax.nn import resample
+from gans_jax.nn import w_space
 from gans_jax.systems import progan
 
 ConfigDict = config_dict.ConfigDict
@@ -404,7 +405,7 @@ class Generator(nn.Module):
       float32 [N, r, r, channels], about -1 to 1.
     """
     lod = self.get_variable('moving', 'lod') if lod is None else lod
-    return self.synthesis(broadcast(ws, self.num_ws), noise, lod, stage)
+    return self.synthesis(w_space.broadcast(ws, self.num_ws), noise, lod, stage)
 
   def constant_noise(self) -> jax.Array | None:
     """The fixed noise, [1, P]."""
@@ -415,22 +416,6 @@ class Generator(nn.Module):
             1, -1)
         for r in growing.sizes(self.image_shape[0])
         for name in layer_names(r, self.options)], -1)
-
-
-def broadcast(w: jax.Array, layers: int) -> jax.Array:
-  """w [N, C] -> [N, layers, C]; such as already are so pass."""
-  if w.ndim == 3:
-    return w
-  return jnp.broadcast_to(w[:, None], (w.shape[0], layers, w.shape[1]))
-
-
-def truncate(ws: jax.Array, w_avg: jax.Array, psi: float,
-             cutoff: int | None = None) -> jax.Array:
-  """w_avg + psi (w - w_avg) in the first `cutoff` layers, all by default."""
-  pulled = w_avg[None, None] + psi * (ws - w_avg[None, None])
-  layers = jnp.arange(ws.shape[1]).reshape(1, -1, 1)
-  return jnp.where(layers < (ws.shape[1] if cutoff is None else cutoff),
-                   pulled, ws)
 
 
 # --- System -----------------------------------------------------------------
@@ -510,11 +495,7 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
     raise errors.UserError(
         'config.model.mapping_layers is 0, so that w is z, but model.w_dim is '
         f'{model.w_dim} and model.z_dim {model.z_dim}: make them equal.')
-  classes = spec.num_classes if model.conditional else 0
-  if model.conditional and not classes:
-    raise errors.UserError(
-        'config.model.conditional is set, but the data have no labels. Set '
-        "--config.data.labels (such as 'class').")
+  classes = system_lib.num_classes(config, spec)
   if classes and not model.mapping_layers:
     raise errors.UserError(
         'config.model.conditional needs a mapping network, which takes the '
@@ -591,8 +572,7 @@ class System:
 
   def latents(self, keys: jax.Array) -> jax.Array:
     """Returns z [N, z_dim], normal, row i from keys[i]."""
-    z_dim = self.config.model.z_dim
-    return jax.vmap(lambda k: jax.random.normal(k, (z_dim,)))(keys)
+    return rng.normals(keys, self.config.model.z_dim)
 
   def map_latents(self, variables, z: jax.Array,
                   conditions=None) -> jax.Array:
@@ -632,17 +612,16 @@ class System:
           f'{", ".join(NOISE_MODES)}.')
     conditions = dict(conditions or {})
     if self.classes and conditions.get('label') is None:
-      conditions['label'] = jax.vmap(lambda k: jax.random.randint(
-          rng.named(k, 0, 'label'), (), 0, self.classes))(keys)
+      conditions['label'] = rng.labels(keys, self.classes)
     ws = conditions.get('w')
     if ws is None:
       z = conditions.get('z')
       z = self.latents(keys) if z is None else z
       ws = self.map_latents(variables, z, conditions)
-    ws = broadcast(ws, self.num_ws)
+    ws = w_space.broadcast(ws, self.num_ws)
     if truncation != 1.0:
-      ws = truncate(ws, variables['G']['moving']['w_avg'], truncation,
-                    truncation_cutoff)
+      ws = w_space.truncate(ws, variables['G']['moving']['w_avg'],
+                            truncation, truncation_cutoff)
     maps = None
     if noise == 'random' and self.config.model.noise:
       size = noise_size(self.image_shape[0])
@@ -715,11 +694,12 @@ class System:
     average = mvars['moving']['w_avg']
     mean = jax.lax.stop_gradient(jnp.mean(w, 0))
     average = mean + self.config.model.w_avg_beta * (average - mean)
-    ws = broadcast(w, self.num_ws)
+    ws = w_space.broadcast(w, self.num_ws)
     if cutoff is not None:
       layers = jnp.arange(self.num_ws).reshape(1, -1, 1)
       mixed = apply(inputs['z_mixed'], labels, method='map')
-      ws = jnp.where(layers < cutoff, ws, broadcast(mixed, self.num_ws))
+      ws = jnp.where(layers < cutoff, ws,
+                     w_space.broadcast(mixed, self.num_ws))
     fake = apply(ws, inputs.get('noise'), lod, self.stage,
                  method='synthesize')
     moving = {**mvars['moving'], 'w_avg': average}

@@ -325,7 +325,7 @@ class System:
 
   def latents(self, keys: jax.Array) -> jax.Array:
     """Returns z [N, z_dim], N(0, I)."""
-    return jax.vmap(lambda k: jax.random.normal(k, [self.z_dim]))(keys)
+    return rng.normals(keys, self.z_dim)
 
   def generate(self, variables: Mapping[str, Any], keys: jax.Array,
                conditions: Mapping[str, jax.Array] | None = None

@@ -228,8 +228,7 @@ class System:
 
   def latents(self, keys: jax.Array) -> jax.Array:
     """Returns z [N, z_dim], normal, row i from keys[i]."""
-    z_dim = self.config.model.z_dim
-    return jax.vmap(lambda k: jax.random.normal(k, (z_dim,)))(keys)
+    return rng.normals(keys, self.config.model.z_dim)
 
   def generate(self, variables, keys: jax.Array,
                conditions=None) -> jax.Array:

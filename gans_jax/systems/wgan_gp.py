@@ -584,11 +584,7 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
       raise errors.UserError(
           f'config.model.conditional is set with model.G={model.G!r}, but '
           "conditional batch normalization is that of 'resnet'.")
-    classes = spec.num_classes
-    if not classes:
-      raise errors.UserError(
-          'config.model.conditional is set, but the data have no labels. Set '
-          "--config.data.labels (such as 'class').")
+    classes = system_lib.num_classes(config, spec)
 
   def layers(net, normalization, activation, num_classes=0):
     # "DCGAN nets there use std 0.02"; the gated ones do not.
@@ -654,8 +650,7 @@ class System:
 
   def latents(self, keys: jax.Array) -> jax.Array:
     """Returns z [N, z_dim], normal, row i from keys[i]."""
-    z_dim = self.config.model.z_dim
-    return jax.vmap(lambda k: jax.random.normal(k, (z_dim,)))(keys)
+    return rng.normals(keys, self.config.model.z_dim)
 
   def generate(self, variables, keys: jax.Array,
                conditions=None) -> jax.Array:
@@ -680,8 +675,7 @@ class System:
     if self.classes:
       labels = conditions.get('label')
       if labels is None:
-        labels = jax.vmap(lambda k: jax.random.randint(
-            rng.named(k, 0, 'label'), (), 0, self.classes))(keys)
+        labels = rng.labels(keys, self.classes)
     mvars = dict(variables['G'])
     x, changed = state_lib.apply_net(
         self.nets['G'], mvars.pop('params'), mvars, z, labels, train=train)

@@ -32,3 +32,14 @@ def test_seeds():
   keys = rng.from_seeds([5, 2**32 - 1])
   np.testing.assert_array_equal(
       jax.random.key_data(keys[0]), jax.random.key_data(jax.random.key(5)))
+
+
+def test_rows_depend_on_their_keys_alone():
+  keys = rng.per_example(jax.random.key(3), 0, 4)
+  values, labels = rng.normals(keys, 2, 3), rng.labels(keys, 5)
+  assert values.shape == (4, 2, 3)
+  for i in range(4):
+    np.testing.assert_array_equal(
+        values[i], jax.random.normal(keys[i], (2, 3)))
+    assert labels[i] == jax.random.randint(
+        rng.named(keys[i], 0, 'label'), (), 0, 5)

@@ -19,6 +19,7 @@ from gans_jax.core import stages as stages_lib
 from gans_jax.core import state as state_lib
 from gans_jax.data import pipeline
 from gans_jax.data import spec as spec_lib
+from gans_jax.nn import w_space
 from gans_jax.systems import progan
 from gans_jax.systems import stylegan
 
@@ -399,10 +400,10 @@ def test_sampling():
       generate(variables, keys, {'label': label, 'w': w}, noise='none'), none,
       atol=1e-4 * scale)
   assert np.abs(none - plain).max() > 1e-3 * scale
-  ws = stylegan.broadcast(w, 18)
+  ws = w_space.broadcast(w, 18)
   average = variables['G']['moving']['w_avg']
-  pulled = stylegan.truncate(ws, average, 0.7, 8)
-  np.testing.assert_allclose(pulled[:, :8], stylegan.broadcast(
+  pulled = w_space.truncate(ws, average, 0.7, 8)
+  np.testing.assert_allclose(pulled[:, :8], w_space.broadcast(
       average[None] + 0.7 * (w - average[None]), 8), rtol=1e-5, atol=1e-6)
   np.testing.assert_array_equal(pulled[:, 8:], ws[:, 8:])
   # 8x8 has four layers: all are pulled, to one image.

@@ -20,6 +20,7 @@ from gans_jax.nn import minibatch
 from gans_jax.nn import modulated_conv
 from gans_jax.nn import pixel_norm
 from gans_jax.nn import resample
+from gans_jax.nn import w_space
 
 ImageShape = tuple[int, int, int]
 
@@ -274,29 +275,13 @@ class Generator(nn.Module):
 
   def synthesize(self, ws: jax.Array, noise: jax.Array | None) -> jax.Array:
     """ws [N, L, C] or one w [N, C] for all layers -> images."""
-    return self.synthesis(broadcast(ws, num_ws(self.pyramid)), noise)
+    return self.synthesis(w_space.broadcast(ws, num_ws(self.pyramid)), noise)
 
   def constant_noise(self) -> jax.Array:
     """The fixed noise, [1, P]."""
     return jnp.concatenate([
         self.get_variable('noise', block)[layer]['noise_const'].reshape(1, -1)
         for block, layer, _ in noise_maps(self.pyramid)], -1)
-
-
-def broadcast(w: jax.Array, layers: int) -> jax.Array:
-  """w [N, C] -> [N, layers, C]; such as already are so pass."""
-  if w.ndim == 3:
-    return w
-  return jnp.broadcast_to(w[:, None], (w.shape[0], layers, w.shape[1]))
-
-
-def truncate(ws: jax.Array, w_avg: jax.Array, psi: float,
-             cutoff: int | None = None) -> jax.Array:
-  """w_avg + psi (w - w_avg) in the first `cutoff` layers, all by default."""
-  pulled = w_avg[None, None] + psi * (ws - w_avg[None, None])
-  layers = jnp.arange(ws.shape[1]).reshape(1, -1, 1)
-  return jnp.where(layers < (ws.shape[1] if cutoff is None else cutoff),
-                   pulled, ws)
 
 
 # --- Discriminator -----------------------------------------------------------

@@ -22,11 +22,13 @@ from gans_jax.core import rng
 from gans_jax.core import schedules
 from gans_jax.core import state as state_lib
 from gans_jax.core import step
+from gans_jax.core import system as system_lib
 from gans_jax.data import spec as spec_lib
 from gans_jax.losses import adversarial
 from gans_jax.losses import path_length
 from gans_jax.losses import penalties
 from gans_jax.nn import minibatch
+from gans_jax.nn import w_space
 from gans_jax.systems.stylegan2 import networks
 from gans_jax.systems.stylegan2 import presets
 
@@ -125,7 +127,7 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
   model, loss = config.model, config.loss
   pyramid = networks.Pyramid(shape, model.channel_base, model.channel_max,
                              jnp.dtype(config.dtype), model.bf16_blocks)
-  classes = spec.num_classes if model.conditional else 0
+  classes = system_lib.num_classes(config, spec)
   clamp = model.conv_clamp or None
   nets = {
       'G': networks.Generator(pyramid, model.G, clamp, model.w_dim,
@@ -179,10 +181,6 @@ def _check(config: ConfigDict, spec: spec_lib.DataSpec) -> None:
                      ('loss.style_mixing', loss.style_mixing)):
     if not 0.0 <= value <= 1.0:
       raise errors.UserError(f'config.{key} is {value}, expected 0 to 1.')
-  if model.conditional and not spec.num_classes:
-    raise errors.UserError(
-        'config.model.conditional is set, but the data have no labels. Set '
-        "--config.data.labels (such as 'class').")
   piece = config.batch_size // config.microbatches
   group = min(model.mbstd_group, piece)
   if model.mbstd_channels and piece % group:
@@ -267,8 +265,7 @@ class System:
 
   def latents(self, keys: jax.Array) -> jax.Array:
     """Returns z [N, z_dim], normal, row i from keys[i]."""
-    z_dim = self.config.model.z_dim
-    return jax.vmap(lambda k: jax.random.normal(k, (z_dim,)))(keys)
+    return rng.normals(keys, self.config.model.z_dim)
 
   def map_latents(self, variables, z: jax.Array,
                   conditions=None) -> jax.Array:
@@ -305,17 +302,16 @@ class System:
           f'{", ".join(NOISE_MODES)}.')
     conditions = dict(conditions or {})
     if self.classes and conditions.get('label') is None:
-      conditions['label'] = jax.vmap(lambda k: jax.random.randint(
-          rng.named(k, 0, 'label'), (), 0, self.classes))(keys)
+      conditions['label'] = rng.labels(keys, self.classes)
     ws = conditions.get('w')
     if ws is None:
       z = conditions.get('z')
       z = self.latents(keys) if z is None else z
       ws = self.map_latents(variables, z, conditions)
-    ws = networks.broadcast(ws, self.num_ws)
+    ws = w_space.broadcast(ws, self.num_ws)
     if truncation != 1.0:
-      ws = networks.truncate(ws, variables['G']['moving']['w_avg'],
-                             truncation, truncation_cutoff)
+      ws = w_space.truncate(ws, variables['G']['moving']['w_avg'],
+                            truncation, truncation_cutoff)
     maps = None
     if noise == 'random':
       maps = jax.vmap(lambda k: jax.random.normal(
@@ -417,10 +413,10 @@ class System:
     average = mvars['moving']['w_avg']
     mean = jax.lax.stop_gradient(jnp.mean(w, 0))
     average = mean + self.config.model.w_avg_beta * (average - mean)
-    ws = networks.broadcast(w, self.num_ws)
+    ws = w_space.broadcast(w, self.num_ws)
     if cutoff is not None:
       layers = jnp.arange(self.num_ws).reshape(1, -1, 1)
-      mixed = networks.broadcast(
+      mixed = w_space.broadcast(
           apply(inputs['z_mixed'], inputs.get('label')), self.num_ws)
       ws = jnp.where(layers < cutoff, ws, mixed)
     return ws, {**mvars, 'moving': {'w_avg': average}}

@@ -13,6 +13,7 @@ from gans_jax.core import config as config_lib
 from gans_jax.core import hlo
 from gans_jax.core import state as state_lib
 from gans_jax.data import spec as spec_lib
+from gans_jax.nn import w_space
 from gans_jax.systems import stylegan2
 from gans_jax.systems.stylegan2 import networks
 
@@ -152,8 +153,8 @@ def test_generator_is_the_official_one(architecture, classes, golden):
         variables, w, noise, method='synthesize',
         capture_intermediates=lambda m, _: isinstance(
             m, networks.SynthesisBlock))
-    pulled = networks.truncate(networks.broadcast(w, 8),
-                               others['moving']['w_avg'], 0.5, 4)
+    pulled = w_space.truncate(w_space.broadcast(w, 8),
+                              others['moving']['w_avg'], 0.5, 4)
     return w, none, const, features, module.apply(
         variables, pulled, noise, method='synthesize')
 

@@ -16,8 +16,8 @@ from gans_jax.core import mesh as mesh_lib
 from gans_jax.core import rng
 from gans_jax.core import state as state_lib
 from gans_jax.data import spec as spec_lib
+from gans_jax.nn import w_space
 from gans_jax.systems import stylegan2
-from gans_jax.systems.stylegan2 import networks
 
 FAST = {'xla_backend_optimization_level': 0}
 SMALL = {'model.channel_base': 32, 'model.channel_max': 8, 'model.z_dim': 6,
@@ -419,7 +419,7 @@ def test_options_of_sampling(sampling):
   def of_ws(ws):
     """Without noise, from layers of w: independent of the keys."""
     return generate(variables, rng.from_seeds([7, 8]),
-                    {**label, 'w': networks.broadcast(ws, 4)}, noise='none')
+                    {**label, 'w': w_space.broadcast(ws, 4)}, noise='none')
 
   images = {noise: generate(variables, keys, label, noise=noise)
             for noise in ('random', 'const', 'none')}
