@@ -37,6 +37,35 @@ def write_json(path: str, value) -> None:
   write_atomic(path, (json.dumps(value, indent=2) + '\n').encode())
 
 
+def read_json_lines(path: str) -> tuple[list[dict], int]:
+  """Reads a file of one JSON object a line, as far as it can be read.
+
+  Args:
+    path: of the file; one that is absent holds nothing.
+
+  Returns:
+    The objects, and how many lines are none. An end of a line that is being
+    written is no line yet.
+  """
+  found, damaged = [], 0
+  try:
+    with open(path, 'rb') as f:
+      for line in f:
+        if not line.endswith(b'\n'):
+          break
+        try:
+          value = json.loads(line)
+        except (ValueError, RecursionError):
+          value = None
+        if isinstance(value, dict):
+          found.append(value)
+        else:
+          damaged += 1
+  except FileNotFoundError:
+    pass
+  return found, damaged
+
+
 def cannot_write(path: str, error: OSError) -> errors.UserError:
   """Returns the error that tells a user why `path` was not written."""
   return errors.UserError(

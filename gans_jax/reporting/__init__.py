@@ -1,0 +1,1 @@
+"""The static page of `gans_jax.report`: one idea per file."""
