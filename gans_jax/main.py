@@ -42,6 +42,9 @@ def arguments(argv: list[str]):
                        help='address of process 0, without a cluster')
   several.add_argument('--num_processes', type=int, metavar='N')
   several.add_argument('--process_id', type=int, metavar='I')
+  several.add_argument(
+      '--host_timeout', type=float, default=300.0, metavar='SECONDS',
+      help='how long to wait for the others at the start (default 300)')
   return parser.parse_args(rest), overrides
 
 
@@ -49,13 +52,14 @@ def main(argv: list[str]) -> int:
   args, overrides = arguments(argv)
 
   from gans_jax.core import config as config_lib
-  from gans_jax.core import mesh as mesh_lib
+  from gans_jax.core import hosts
 
-  mesh_lib.initialize_distributed(
-      args.coordinator, args.num_processes, args.process_id,
-      args.distributed)
-  config = config_lib.load(args.config)
-  config_lib.apply_overrides(config, overrides)
+  def load():
+    return config_lib.apply_overrides(
+        config_lib.load(args.config), overrides)
+
+  config = hosts.join(args.coordinator, args.num_processes, args.process_id,
+                      args.distributed, load, args.host_timeout)
 
   from gans_jax import train
 

@@ -13,7 +13,7 @@ from gans_jax.core import cli
 from gans_jax.core import errors
 
 COMMANDS = ('main', 'sample', 'evaluate', 'compare', 'prepare', 'benchmark',
-            'convert', 'project', 'directions')
+            'convert', 'project', 'directions', 'report')
 SECONDS = 3.0
 
 

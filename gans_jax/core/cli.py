@@ -18,11 +18,13 @@ UNEXPECTED = 1
 BAD_INPUT = 2
 ALARM = 3
 PREEMPTED = 75  # EX_TEMPFAIL: run the same command again to go on.
+_LONGEST = 3000  # characters of an error
 
 EXIT_CODES = (
     'exit codes: 0 done; 1 unexpected error; 2 bad input; 3 alarm (NaN or '
     'collapse; the last good checkpoint is kept); 75 saved and stopped on '
-    'SIGTERM or SIGINT (run the same command to go on)')
+    'SIGTERM or SIGINT, or a host did not come (run the same command to go '
+    'on)')
 
 
 def parser(prog: str, description: str) -> argparse.ArgumentParser:
@@ -45,6 +47,10 @@ def parser(prog: str, description: str) -> argparse.ArgumentParser:
 def paragraph(error: BaseException) -> str:
   """Returns the text that a person reads instead of a traceback."""
   text = ' '.join(str(error).split()) or type(error).__name__
+  # Messages quote files, which may hold anything, a terminal's commands too.
+  text = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+  if len(text) > _LONGEST:
+    text = f'{text[:_LONGEST]} ...'
   return textwrap.fill(f'error: {text}', 79, break_long_words=False,
                        break_on_hyphens=False)
 

@@ -1,12 +1,17 @@
 """Several processes act as one: one does the work, all hear how it went."""
 
 from collections.abc import Callable
+import contextlib
 import json
+import os
+import socket
+import time
 
 import jax
 import numpy as np
 
 from gans_jax.core import errors
+from gans_jax.core import files
 
 
 def is_main() -> bool:
@@ -57,6 +62,40 @@ def first_problem(text: str) -> str:
     found = bytes(np.asarray(row)).rstrip(b'\0').decode(errors='replace')
     if found:
       return found
+  return ''
+
+
+def check_shared(path: str, timeout: float = 30.0) -> None:
+  """Refuses a directory that the processes do not share. A collective.
+
+  Args:
+    path: a file in it, which process 0 has just written.
+    timeout: seconds that a network file system may take to show it.
+
+  Raises:
+    UserError: some process does not see that file, or sees another one.
+  """
+  if jax.process_count() == 1:
+    return
+  expected, problem = on_main(lambda: files.sha256(path)), ''
+  deadline = time.monotonic() + timeout
+  while _digest(path) != expected and not problem:
+    if time.monotonic() > deadline:
+      problem = (
+          f'Process {jax.process_index()} ({socket.gethostname()}) does not '
+          f'see {path} as process 0 has written it: the workdir must be a '
+          'directory that all hosts share. Mount one, such as NFS, on every '
+          'host and give a --workdir in it.')
+    time.sleep(0.2)
+  problem = first_problem(problem)
+  if problem:
+    raise errors.UserError(problem)
+
+
+def _digest(path: str) -> str:
+  with contextlib.suppress(OSError):
+    os.listdir(os.path.dirname(path))  # makes NFS look again
+    return files.sha256(path)
   return ''
 
 

@@ -22,6 +22,7 @@ import subprocess
 import sys
 
 import gans_jax
+from gans_jax.core import config as config_lib
 from gans_jax.core import errors
 from gans_jax.core import files
 from gans_jax.core import processes
@@ -93,8 +94,8 @@ def open_run(path: str, config: Mapping,
 
   Raises:
     UserError: not a usable directory, another program's, no permission, no
-      space, a run is in it already, or a key of FIXED_KEYS or the data set
-      has changed.
+      space, a run is in it already, a key of FIXED_KEYS or the data set has
+      changed, or not all processes see it.
   """
   path = _absolute(path)
   record = _record(config, spec)
@@ -106,7 +107,13 @@ def open_run(path: str, config: Mapping,
     return resumed, changed
 
   resumed, changed = processes.on_main(take)
-  return Run(path, resumed, changed, lock)
+  run = Run(path, resumed, changed, lock)
+  try:
+    processes.check_shared(os.path.join(path, CONFIG))
+  except BaseException:
+    run.release()
+    raise
+  return run
 
 
 def check(path: str, config: Mapping,
@@ -253,6 +260,7 @@ def _check(path: str, record: dict) -> tuple[bool, dict[str, list]]:
   for key, (_, now) in _later_changes(path).items():
     before[key] = now
   before = {k: v for k, v in before.items() if v != ABSENT}
+  before = {**_defaults(record['config']), **before}
   now = flatten(record['config'])
   changed = {
       key: [before.get(key, ABSENT), now.get(key, ABSENT)]
@@ -297,14 +305,27 @@ def _later_changes(path: str) -> dict[str, list]:
   """The newest change of each key, from the history."""
   changes = {}
   try:
-    with open(os.path.join(path, HISTORY), encoding='utf-8') as f:
+    with open(os.path.join(path, HISTORY), 'rb') as f:
       for line in f:
         # A start that was killed may have left half a line.
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-          changes.update(json.loads(line)['changed'])
+        with contextlib.suppress(AttributeError, KeyError, RecursionError,
+                                 TypeError, ValueError):
+          changes.update({key: [before, now] for key, (before, now) in
+                          json.loads(line)['changed'].items()})
   except FileNotFoundError:
     pass
   return changes
+
+
+def _defaults(config: Mapping) -> dict:
+  """Today's defaults of the keys of a config, flat.
+
+  A key that came after a run had begun meant what its default does.
+  """
+  if config.get('system') not in config_lib.systems():
+    return {}
+  known = flatten(config_lib.to_json(config_lib.base(config['system'])))
+  return {key: known[key] for key in flatten(config) if key in known}
 
 
 def _read_record(path: str) -> dict:
@@ -316,7 +337,7 @@ def _read_record(path: str) -> dict:
   except OSError as error:
     raise errors.UserError(
         f'{name} cannot be read: {error.strerror}.') from error
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise errors.UserError(
         f'{name} is not JSON ({error}), so it is not the config of a '
         f'{PROGRAM} run, or it is damaged. Choose another workdir, or '

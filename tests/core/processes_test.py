@@ -68,6 +68,24 @@ def test_one_process():
     processes.on_main(refuse)
 
 
+def test_a_workdir_that_is_not_shared_is_refused(tmp_path, monkeypatch):
+  path = tmp_path / 'config.json'
+  path.write_text('{}')
+  processes.check_shared(str(path))
+  # As in a process whose disk holds another file, and then none.
+  monkeypatch.setattr(processes.jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(processes, 'on_main', lambda f: 'digest of 0')
+  monkeypatch.setattr(processes, 'first_problem', lambda text: text)
+  for _ in range(2):
+    with pytest.raises(errors.UserError, match='all hosts share'):
+      processes.check_shared(str(path), timeout=0.0)
+    path.unlink(missing_ok=True)
+  # It shows up late.
+  found = iter(['', '', 'digest of 0'])
+  monkeypatch.setattr(processes, '_digest', lambda path: next(found))
+  processes.check_shared(str(path))
+
+
 def test_workdir_and_checkpoints_of_two_processes(tmp_path):
   pair = Pair('''
       # 1. One works, both hear.

@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from gans_jax.core import config as config_lib
 from gans_jax.core import errors
 from gans_jax.core import files
 from gans_jax.core import workdir
@@ -63,7 +64,7 @@ def test_harmless_changes_are_noted(tmp_path):
   new = changed(log_every=10, optimizer__G__lr=1e-4, total_steps=5)
   with workdir.open_run(tmp_path, new) as run:
     want = {'log_every': [50, 10], 'optimizer.G.lr': [2e-4, 1e-4],
-            'total_steps': ['(absent)', 5]}
+            'total_steps': [0, 5]}  # what a dcgan without the key had
     assert run.resumed and run.changed == want
   with workdir.open_run(tmp_path, new) as run:
     assert run.changed == {}
@@ -76,6 +77,21 @@ def test_harmless_changes_are_noted(tmp_path):
   assert workdir.latest_config(tmp_path) == json.loads(json.dumps(CONFIG))
   with workdir.open_run(tmp_path, new) as run:
     assert workdir.latest_config(tmp_path) == json.loads(json.dumps(new))
+
+
+def test_keys_that_came_later_mean_their_defaults(tmp_path):
+  """A run of an older version goes on, unless a new key is not as it was."""
+  config = config_lib.base('dcgan')
+  config_lib.assign(config, {'data.source': 'emoji:noto', 'total_steps': 1})
+  now = config_lib.to_json(config)
+  old = workdir.flatten(now)
+  del old['model.z_distribution'], old['log_every']
+  workdir.open_run(tmp_path, workdir._unflatten(old)).release()
+  with workdir.open_run(tmp_path, now) as run:
+    assert run.resumed and run.changed == {}
+  config.model.z_distribution = 'uniform'
+  with pytest.raises(errors.UserError, match='"normal" and is now "uniform"'):
+    workdir.open_run(tmp_path, config_lib.to_json(config))
 
 
 def test_half_written_history_line_is_ignored(tmp_path):

@@ -289,6 +289,57 @@ def test_two_devices_per_process(one, folder):
                              losses(one[0])[0]['loss/d'], rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_elastic_resume(folder):
+  """8 devices in 2 processes, 4 in 1, and 8 in 2 again, are one run."""
+  whole, _ = pod(folder, folder / 'whole', '--config.total_steps=6',
+                 devices=4)
+  rows = []
+  for steps, processes in ((2, 2), (4, 1), (6, 2)):
+    parts, output = pod(
+        folder, folder / 'elastic', f'--config.total_steps={steps}',
+        processes=processes, devices=4)
+    assert (f'resumed at step {steps - 2}' in output) == (steps > 2)
+    rows += [sum((part[i] for part in parts), []) for i in range(2)]
+  assert rows == [whole[0][i] + whole[1][i] for i in range(6)]
+  first, second = losses(folder / 'whole'), losses(folder / 'elastic')
+  assert [r['step'] for r in second] == list(range(1, 7))
+  for a, b in zip(first, second, strict=True):
+    # On the same devices bit for bit; then up to the order of sums, which
+    # Adam turns into steps of the learning rate.
+    tolerance = {1: 0.0, 2: 0.0, 3: 1e-5}.get(a['step'], 1e-2)
+    for name in a:
+      if not name.startswith('accuracy/'):
+        np.testing.assert_allclose(b[name], a[name], rtol=tolerance,
+                                   atol=tolerance / 10,
+                                   err_msg=f'{a["step"]} {name}')
+
+
+# --- The roll call ----------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_processes_that_differ_are_refused(folder, tmp_path):
+  config = runs.write_config(tmp_path, CONFIG + """
+import sys
+same = get_config
+
+
+def get_config(arg=''):
+  config = same(arg)
+  config.seed = int('--process_id=1' in sys.argv)
+  return config
+""")
+  done = subprocess.run(
+      command(3, f'--config={config}', f'--workdir={tmp_path / "no"}'),
+      cwd=runs.ROOT, capture_output=True, text=True, check=False)
+  assert done.returncode == cli.BAD_INPUT, done.stderr
+  text = ' '.join(re.sub(r'\[\d\]', ' ', done.stderr).split())
+  assert text.count('The processes would not run the same: config key seed '
+                    'is 1 on process 1 (') == 3
+  assert not (tmp_path / 'no').exists()
+
+
 # --- The launcher -----------------------------------------------------------
 
 
