@@ -3,7 +3,8 @@
 Karras et al. 2020, arXiv:2006.06676. Not in the paper; nothing to download.
 3,486 images: where the paper finds that D overfits. The authors' preset
 `auto` for 64 pixels on one device.
-Rows: ada, none (the same without), fixed (p=0.2 throughout).
+Rows: ada, none (the same without), fixed (p=0.2 throughout), diffaugment
+(Zhao et al. 2020, arXiv:2006.10738, its three augmentations).
 
 Command: python -m gans_jax.main --config=experiments/stylegan2_ada/emoji64.py \
     --workdir=runs/ada_emoji64
@@ -19,6 +20,7 @@ ROWS = {
     'ada': {'augment.kind': 'ada'},
     'none': {'augment.kind': 'none'},
     'fixed': {'augment.kind': 'fixed', 'augment.p': 0.2},
+    'diffaugment': {'augment.kind': 'diffaugment'},
 }
 
 # A narrow net in float32, and p that moves in time to matter.

@@ -7,8 +7,8 @@ them, the rest from memory):
   5k    49.68  10.96  10.58      70k    5.28   4.30   3.91
   10k   30.74   8.13   7.53      140k   3.71   3.81   3.62
 
-`augment=none` is StyleGAN2, `augment=ada` the default; balanced consistency
-regularization is not here. 140k is 70k mirrored. Subsets are drawn with this
+`augment=none` is StyleGAN2, `augment=ada` the default, and `bcr` adds balanced
+consistency regularization. 140k is 70k mirrored. Subsets are drawn with this
 project's generator, not the authors'.
 
 Data: python -m gans_jax.prepare --source=folder:images1024x1024/ \
@@ -43,9 +43,14 @@ ROWS = {
     '140k': _row(0, 3.71, 3.81, 3.62, **{'data.flip': True}),
 }
 
+# Of the trainer's --cmethod=bcr: shifts of 8 pixels of 256, no flips.
+BCR = {'loss.consistency.real': 10.0, 'loss.consistency.fake': 10.0,
+       'loss.consistency.shift': 1 / 32, 'loss.consistency.flip': False}
+
 
 def get_config(arg=''):
-  args = config_lib.parse_arg(arg, row='1k', augment='ada', float32=False)
+  args = config_lib.parse_arg(arg, row='1k', augment='ada', bcr=False,
+                              float32=False)
   config = config_lib.base('stylegan2')
   config_lib.assign(config, {
       'data.source': 'prepared:data/ffhq256',
@@ -57,6 +62,8 @@ def get_config(arg=''):
   config_lib.check_choice(config, 'augment.kind', controller.KINDS)
   config_lib.assign(config, presets.values('paper256', float32=args.float32))
   config_lib.assign(config, config_lib.row(ROWS, args.row))
+  if args.bcr:
+    config_lib.assign(config, BCR)
   if args.debug:
     config_lib.assign(config, {**config_lib.DEBUG, **stylegan2.TINY,
                                'dtype': 'float32'})

@@ -13,7 +13,8 @@ could go from 0 to 1 in `kimg` thousand images (500, or 100 for a run that
 starts from trained weights). p stays at or above 0; nothing but `cap` holds it
 at 1, as in the code: above 1 it does no more than 1, and has to come back.
 
-'fixed' keeps p; 'none' augments nothing.
+'fixed' keeps p; 'none' augments nothing. 'diffaugment' has no strength, and is
+not done here: losses/regularizers.py.
 
 Deviation: r_t is from D's main update alone. The PyTorch code counts the
 images of the pass for R1, every sixteenth iteration, once more.
@@ -38,7 +39,7 @@ from gans_jax.data import spec as spec_lib
 ConfigDict = config_dict.ConfigDict
 Memory = dict[str, jax.Array]
 
-KINDS = ('none', 'fixed', 'ada', 'adarv')
+KINDS = ('none', 'fixed', 'ada', 'adarv', 'diffaugment')
 TARGETS = {'ada': 0.6, 'adarv': 0.5}
 # Means over a step's batch that each heuristic averages over iterations.
 STATISTICS = {'ada': ('signs/real',),
@@ -48,7 +49,7 @@ STATISTICS = {'ada': ('signs/real',),
 def default_config() -> ConfigDict:
   """Returns the keys of `config.augment`."""
   return ConfigDict(dict(
-      kind='none',        # 'fixed', 'ada', 'adarv'
+      kind='none',        # 'fixed', 'ada', 'adarv', 'diffaugment'
       pipeline='bgc',     # transformations, see augment/ada.py
       p=0.0,              # of 'fixed'; of the others at the start
       target=-1.0,        # -1: 0.6 of 'ada', 0.5 of 'adarv'
@@ -90,16 +91,16 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'Controller':
         f'config.augment.target is {augment.target}, expected 0 to 1, or -1 '
         'for the default.')
   pipeline = ada.pipeline(augment.pipeline)
-  if augment.kind != 'none' and pipeline.contrast and (
-      spec.channels not in (1, 3)):
+  kind = 'none' if augment.kind == 'diffaugment' else augment.kind
+  if kind != 'none' and pipeline.contrast and spec.channels not in (1, 3):
     raise errors.UserError(
         f'config.augment.pipeline is {augment.pipeline!r}, which changes '
         f'colours, but the images have {spec.channels} channels: it takes 1 '
         "or 3. Set --config.augment.pipeline=bg, or kind='none'.")
   target = augment.target
   if target == -1:
-    target = TARGETS.get(augment.kind, 0.0)
-  return Controller(kind=augment.kind, pipeline=pipeline, target=target,
+    target = TARGETS.get(kind, 0.0)
+  return Controller(kind=kind, pipeline=pipeline, target=target,
                     start=augment.p, every=augment.every, cap=augment.cap,
                     step_size=config.batch_size * augment.every
                     / (augment.kimg * 1000))
@@ -110,7 +111,7 @@ class Controller:
   """Augments, and adapts how much.
 
   Attributes:
-    kind: of `KINDS`.
+    kind: of `KINDS` but 'diffaugment'.
     pipeline: the augmentations.
     target: of the heuristic.
     start: p at the start.
@@ -127,7 +128,8 @@ class Controller:
   step_size: float
   cap: float = 0.0
 
-  def frozen(self, config: ConfigDict, keys: Sequence[str]) -> dict[str, Any]:
+  def constants(self, config: ConfigDict,
+                keys: Sequence[str]) -> dict[str, Any]:
     """Reads the validation images of 'adarv'.
 
     Args:

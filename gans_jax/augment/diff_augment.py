@@ -120,17 +120,31 @@ def recolor(draws: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
 
 
 def translate(draws: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
-  """Shifts by whole pixels: a product with shifted identities on each axis."""
-  def shifted(size, by):
-    target = jnp.arange(size).reshape(1, -1, 1)
-    source = jnp.arange(size).reshape(1, 1, -1)
-    return (source + by.reshape(-1, 1, 1) == target).astype(x.dtype)
+  """Shifts by whole pixels; zeros come in."""
+  rows, columns = (
+      jnp.arange(x.shape[1 + axis]).reshape(1, -1)
+      - draws['translation'][:, axis].reshape(-1, 1) for axis in (0, 1))
+  return pick(x, rows, columns)
+
+
+def pick(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+  """Returns x[n, rows[n, i], columns[n, j]], a product on each axis.
+
+  Args:
+    x: [N, H, W, C].
+    rows: [N, I] int32; zeros come in where it is outside of x.
+    columns: [N, J] int32.
+
+  Returns:
+    [N, I, J, C].
+  """
+  def ones(size, at):
+    return (at[:, :, None] == jnp.arange(size).reshape(1, 1, -1)
+            ).astype(x.dtype)
 
   exact = jax.lax.Precision.HIGHEST
-  down, right = draws['translation'][:, 0], draws['translation'][:, 1]
-  x = jnp.einsum('nph,nhwc->npwc', shifted(x.shape[1], down), x,
-                 precision=exact)
-  return jnp.einsum('nqw,npwc->npqc', shifted(x.shape[2], right), x,
+  x = jnp.einsum('nph,nhwc->npwc', ones(x.shape[1], rows), x, precision=exact)
+  return jnp.einsum('nqw,npwc->npqc', ones(x.shape[2], columns), x,
                     precision=exact)
 
 

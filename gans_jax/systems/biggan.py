@@ -48,7 +48,8 @@ Steps, losses and power iteration are SNGAN's (systems/sngan.py). Deviations:
    statistics once a microbatch. The statistics of a microbatch are its own,
    as in BigGAN-PyTorch (which gets to batches of 2048 so).
 3. Biases start at zero (BigGAN-PyTorch: PyTorch's uniform ones).
-4. 32 pixels and 64 are BigGAN-PyTorch's networks: the paper has none.
+4. 32 pixels and 64 are BigGAN-PyTorch's networks: the paper has none
+   (model.layout='studiogan': PyTorch-StudioGAN's at 64).
    BigGAN-deep's D at 512 follows the pattern; nobody has published one.
 5. The last batch normalization has the others' epsilon (BigGAN-PyTorch:
    always 1e-5).
@@ -148,8 +149,9 @@ class Plan:
   pooled: int
 
 
-def plan(resolution: int, variant: str, ch_g: int, ch_d: int) -> Plan:
-  """Returns the channels at a resolution.
+def plan(resolution: int, variant: str, ch_g: int, ch_d: int,
+         layout: str = 'paper') -> Plan:
+  """Returns the channels at a resolution; `layout` is of `sngan.LAYOUTS`.
 
   Raises:
     UserError: there are no networks for it.
@@ -161,6 +163,8 @@ def plan(resolution: int, variant: str, ch_g: int, ch_d: int) -> Plan:
   elif resolution in _G:
     (stem, g), d = _G[resolution], _D[resolution]
     d_stem, pooled = d[0], len(d) - 1
+    if (layout, resolution) == ('studiogan', 64):
+      g = (8, 4, 2, 1)
     if variant == 'deep':
       # The stem's channels, and then one stage for each halving.
       d = d[1:]
@@ -549,7 +553,8 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
     UserError: a value that this system refuses.
   """
   model, loss, dtype = config.model, config.loss, jnp.dtype(config.dtype)
-  plan_ = plan(spec.resolution, model.variant, model.ch_G, model.ch_D)
+  plan_ = plan(spec.resolution, model.variant, model.ch_G, model.ch_D,
+               model.layout)
   _check(config, spec, plan_)
   sngan.check(config, spec)
   resolution = spec.resolution
@@ -681,9 +686,13 @@ class System:
         variables, keys,
         self._truncated(keys, conditions, truncation, truncation_form))
 
-  def attention_maps(self, variables, keys: jax.Array, conditions=None):
+  def attention_maps(self, variables, keys: jax.Array, conditions=None, *,
+                     truncation: float = 0.0,
+                     truncation_form: str = 'resample'):
     """Returns images and maps, see `sngan.System.attention_maps`."""
-    return self.game.attention_maps(variables, keys, conditions)
+    return self.game.attention_maps(
+        variables, keys,
+        self._truncated(keys, conditions, truncation, truncation_form))
 
   def embed(self, variables, labels: jax.Array) -> jax.Array:
     """Returns e(y) [N, shared_dim] of labels [N]."""

@@ -38,6 +38,7 @@ Deviations:
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -58,6 +59,7 @@ from gans_jax.core import state as state_lib
 from gans_jax.core import step
 from gans_jax.data import spec as spec_lib
 from gans_jax.losses import adversarial
+from gans_jax.losses import regularizers as regularizers_lib
 from gans_jax.nn import conv
 from gans_jax.nn import dropout as dropout_lib
 from gans_jax.nn import maxout
@@ -260,7 +262,9 @@ def default_config() -> config_dict.ConfigDict:
           objective='non_saturating',
           k=1,                     # discriminator steps
           l2=2.5e-5,               # l2 * weights is added to the gradient
+          **regularizers_lib.loss_config(),
       ),
+      augment=regularizers_lib.augment_config(),
       optimizer=dict(G=optimizers.default_config('adam', 2e-4, **adam),
                      D=optimizers.default_config('adam', 2e-4, **adam)),
       # Neither paper nor code keeps an average.
@@ -319,7 +323,8 @@ def create(config: config_lib.ConfigDict, spec: spec_lib.DataSpec):
   return System(
       nets={'G': generator, 'D': discriminator},
       tx={'G': tx('G', steps), 'D': tx('D', steps * loss.k)},
-      objective=objective, shape=shape, num_classes=spec.num_classes,
+      objective=objective, regularizers=regularizers_lib.create(config),
+      shape=shape, num_classes=spec.num_classes,
       z_dim=model.z_dim, z_low=-1.0 if model.z == 'symmetric' else 0.0,
       d_scale=D_SCALE[model.variant], batches_per_step=loss.k,
       batch_size=config.batch_size, microbatches=config.microbatches,
@@ -343,6 +348,7 @@ class System:
   nets: dict[str, nn.Module]
   tx: dict[str, Any]
   objective: adversarial.Objective
+  regularizers: regularizers_lib.Regularizers
   shape: tuple[int, int, int]
   num_classes: int
   z_dim: int
@@ -369,7 +375,7 @@ class System:
         key,
         {'G': self.nets['G'].init(rng.named(key, 0, 'init/G'), z, y, True),
          'D': self.nets['D'].init(rng.named(key, 0, 'init/D'), x, y, True)},
-        self.players, self.tx, ema=('G',))
+        self.players, self.tx, ema=('G',), aux=self.regularizers.init())
 
   def latents(self, keys: jax.Array) -> jax.Array:
     """Returns z [N, z_dim], uniform."""
@@ -399,7 +405,8 @@ class System:
              'y': self._one_hot(batch['label'])}
 
     def d_update(state, batch, i):
-      return self._update(state, 'D', self._inputs(state, batch, 'd', i))
+      return self.regularizers.remember(
+          *self._update(state, 'D', self._inputs(state, batch, 'd', i)))
 
     state, d_logs = step.scan_batches(d_update, state, batch)
     last = step.first_of(batch, -1)
@@ -421,6 +428,7 @@ class System:
       return mesh.shard_batch(rng.per_example(key, 0, count))
 
     return {**batch, 'z': self.latents(keys('z')),
+            **self.regularizers.keys(state, name.upper(), count, i),
             **{f'{what}_keys': keys(f'dropout/{what}')
                for what in ('fake', 'd_real', 'd_fake')}}
 
@@ -428,7 +436,7 @@ class System:
     losses = {'D': self.d_loss, 'G': self.g_loss}
 
     def loss_fn(params, mvars, inputs):
-      return losses[player]({**state.params, **params}, mvars, inputs)
+      return losses[player](state, {**state.params, **params}, mvars, inputs)
 
     return step.update_player(state, player, self.players[player],
                               self.tx[player], loss_fn, inputs,
@@ -439,27 +447,44 @@ class System:
         self.nets[name], params[name], mvars[name], x, inputs['y'], True,
         inputs[keys])
 
-  def d_loss(self, params, mvars, inputs):
+  def _seen(self, inputs, kind: str, x: jax.Array) -> jax.Array:
+    """What D sees of x in [0, 1]; augmentations are of [-1, 1]."""
+    keys = inputs.get(f'augment_{kind}')
+    if keys is None:
+      return x
+    return (self.regularizers.augment(keys, 2.0 * x - 1.0) + 1.0) / 2.0
+
+  def d_loss(self, state, params, mvars, inputs):
     """E[-log D(x, y)] + E[-log(1 - D(G(z, y), y))] (eq. 2)."""
     fake, _ = self._net('G', params, mvars, inputs['z'], inputs, 'fake_keys')
     # Apart: real and generated images have statistics of their own.
-    real, changed = self._net(
-        'D', params, mvars, inputs['real'], inputs, 'd_real_keys')
-    fake, changed = self._net(
-        'D', params, {'D': changed}, fake, inputs, 'd_fake_keys')
+    changed, judged = mvars['D'], {}
+    for kind, x in (('real', inputs['real']), ('fake', fake)):
+      judge = functools.partial(self._judge, params, mvars, inputs, kind)
+      x = self._seen(inputs, kind, x)
+      logits, changed = self._net(
+          'D', params, {'D': changed}, x, inputs, f'd_{kind}_keys')
+      judged[kind] = regularizers_lib.Judged(
+          judge, x, logits, inputs.get(f'augment_{kind}'))
+    real, fake = judged['real'].logits, judged['fake'].logits
     loss = self.d_scale * self.objective.d_loss(real, fake)
-    return loss, ({'D': changed},
-                  {'loss/d': loss, 'logits/real': jnp.mean(real),
-                   'logits/fake': jnp.mean(fake)})
+    terms = self.regularizers.terms(state, **judged)
+    return sum(terms.values(), loss), (
+        {'D': changed}, {'loss/d': loss, 'logits/real': jnp.mean(real),
+                         'logits/fake': jnp.mean(fake), **terms})
 
-  def g_loss(self, params, mvars, inputs):
+  def _judge(self, params, mvars, inputs, kind: str, x):
+    return self._net('D', params, mvars, x, inputs, f'd_{kind}_keys')[0]
+
+  def g_loss(self, state, params, mvars, inputs):
     """E[-log D(G(z, y), y)]; or as `loss.objective` says."""
     fake, changed = self._net(
         'G', params, mvars, inputs['z'], inputs, 'fake_keys')
-    fake, _ = self._net('D', params, mvars, fake, inputs, 'd_fake_keys')
+    fake = self._judge(params, mvars, inputs, 'fake',
+                       self._seen(inputs, 'fake', fake))
     real = None
     if self.objective.g_uses_real:
-      real, _ = self._net(
-          'D', params, mvars, inputs['real'], inputs, 'd_real_keys')
+      real = self._judge(params, mvars, inputs, 'real',
+                         self._seen(inputs, 'real', inputs['real']))
     loss = self.objective.g_loss(real, fake)
     return loss, ({'G': changed}, {'loss/g': loss})

@@ -64,6 +64,7 @@ from gans_jax.core import system as system_lib
 from gans_jax.data import spec as spec_lib
 from gans_jax.losses import adversarial
 from gans_jax.losses import penalties
+from gans_jax.losses import regularizers as regularizers_lib
 from gans_jax.nn import conv
 from gans_jax.nn import norm
 
@@ -296,7 +297,9 @@ def default_config() -> ConfigDict:
           penalty_weight=10.0,       # gamma of R1, lambda of the others
           penalty_every=1,           # lazy regularization
           penalty_form='grad',       # or 'jvp'
+          **regularizers_lib.loss_config(),
       ),
+      augment=regularizers_lib.augment_config(),
       optimizer=dict(
           G=optimizers.default_config('adam', 2e-4, b1=0.5),
           D=optimizers.default_config('adam', 2e-4, b1=0.5),
@@ -342,6 +345,7 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
                                tx[player])
   return System(config=config, nets=nets, tx=tx,
                 objective=adversarial.get(config.loss.objective),
+                regularizers=regularizers_lib.create(config),
                 image_shape=(spec.resolution, spec.resolution, spec.channels))
 
 
@@ -353,6 +357,7 @@ class System:
   nets: Mapping[str, nn.Module]
   tx: Mapping[str, optax.GradientTransformation]
   objective: adversarial.Objective
+  regularizers: regularizers_lib.Regularizers
   image_shape: tuple[int, int, int]
 
   players = {'G': ('G',), 'D': ('D',)}
@@ -372,7 +377,8 @@ class System:
         'G': self.nets['G'].init(rng.named(key, 0, 'init/G'), z, train=True),
         'D': self.nets['D'].init(rng.named(key, 0, 'init/D'), x, train=True),
     }
-    return state_lib.create(key, nets, self.players, self.tx, ema=('G',))
+    return state_lib.create(key, nets, self.players, self.tx, ema=('G',),
+                            aux=self.regularizers.init())
 
   def latents(self, keys: jax.Array) -> jax.Array:
     """Returns z [N, z_dim], row i from keys[i]."""
@@ -423,16 +429,18 @@ class System:
     inputs = {'image': real, **penalty_inputs(
         loss.penalty, rng.named(state.key, state.step, 'penalty'), real)}
     inputs.update({'fake': replay.fake} if shared else {'z': z})
-    state, d_logs = step.update_player(
+    inputs.update(self.regularizers.keys(state, 'D', real.shape[0]))
+    state, d_logs = self.regularizers.remember(*step.update_player(
         state, 'D', self.players['D'], self.tx['D'],
-        functools.partial(self.d_loss, state), inputs, microbatches)
+        functools.partial(self.d_loss, state), inputs, microbatches))
     opponent = before if loss.schedule == 'torch' else state
     if loss.schedule == 'paper':
       z = latents('z/g')
     state, g_logs = step.update_player(
         state, 'G', self.players['G'], self.tx['G'],
         functools.partial(self.g_loss, opponent, replay),
-        {'image': real, 'z': z}, microbatches)
+        {'image': real, 'z': z,
+         **self.regularizers.keys(state, 'G', real.shape[0])}, microbatches)
     beta = schedules.ema_beta(self.config.ema, state.step,
                               self.config.batch_size)
     return step.finish(state, beta), {**d_logs, **g_logs}
@@ -456,16 +464,30 @@ class System:
       fake = jax.lax.stop_gradient(fake)
     apply_d = functools.partial(state_lib.apply_net, self.nets['D'],
                                 params['D'], train=True)
+    augment = self.regularizers.augment
+    real_keys = inputs.get('augment_real')
+    fake_keys = inputs.get('augment_fake')
+    real_seen = augment(real_keys, inputs['image'])
+    fake_seen = augment(fake_keys, fake)
     # Two batches: statistics of real and of generated images do not mix.
-    real_logits, changed = apply_d(mvars['D'], inputs['image'])
-    fake_logits, changed = apply_d(changed, fake)
+    real_logits, changed = apply_d(mvars['D'], real_seen)
+    fake_logits, changed = apply_d(changed, fake_seen)
     value = self.objective.d_loss(real_logits, fake_logits)
-    logs = {'loss/d': value, **logit_logs(real_logits, fake_logits)}
+
+    def judge(x):
+      return apply_d(mvars['D'], x)[0]
+
+    terms = self.regularizers.terms(
+        state,
+        regularizers_lib.Judged(judge, real_seen, real_logits, real_keys),
+        regularizers_lib.Judged(judge, fake_seen, fake_logits, fake_keys))
+    logs = {'loss/d': value, **logit_logs(real_logits, fake_logits), **terms}
+    value = sum(terms.values(), value)
     if loss.penalty != 'none':
       penalty = step.lazily(
           state.step, loss.penalty_every,
-          lambda: penalize(loss, lambda x: apply_d(mvars['D'], x)[0], inputs,
-                           fake))
+          lambda: penalize(loss, lambda x: judge(augment(real_keys, x)),
+                           inputs, fake))
       logs[f'penalty/{loss.penalty}'] = penalty
       value = value + penalty
     return value, ({'D': changed}, logs)
@@ -480,10 +502,13 @@ class System:
           self.nets['G'], params['G'], mvars['G'], inputs['z'], train=True)
     apply_d = functools.partial(state_lib.apply_net, self.nets['D'], d_params,
                                 train=True)
-    fake_logits, d_changed = apply_d(mvars['D'], fake)
+    augment = self.regularizers.augment
+    fake_logits, d_changed = apply_d(
+        mvars['D'], augment(inputs.get('augment_fake'), fake))
     real_logits = None
     if self.objective.g_uses_real:
-      real_logits, _ = apply_d(mvars['D'], inputs['image'])
+      real_logits, _ = apply_d(
+          mvars['D'], augment(inputs.get('augment_real'), inputs['image']))
     value = self.objective.g_loss(real_logits, fake_logits)
     return value, ({'G': g_changed, 'D': d_changed}, {'loss/g': value})
 

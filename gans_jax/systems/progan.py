@@ -65,6 +65,7 @@ from gans_jax.core import system as system_lib
 from gans_jax.data import spec as spec_lib
 from gans_jax.losses import adversarial
 from gans_jax.losses import penalties
+from gans_jax.losses import regularizers as regularizers_lib
 from gans_jax.nn import conv
 from gans_jax.nn import equalized
 from gans_jax.nn import growing
@@ -508,7 +509,9 @@ def default_config() -> ConfigDict:
           drift=0.001,
           acgan=1.0,                 # weight of the class losses
           simultaneous=False,        # G and D from the same weights (Theano)
+          **regularizers_lib.loss_config(),
       ),
+      augment=regularizers_lib.augment_config(),
       optimizer=dict(
           G=optimizers.default_config('adam', 1e-3, **adam),
           D=optimizers.default_config('adam', 1e-3, **adam),
@@ -562,6 +565,7 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
   }
   return System(config=config, nets=nets, stages=stages,
                 stage=stages.parts[-1], classes=classes,
+                regularizers=regularizers_lib.create(config),
                 batches_per_step=loss.n_critic, image_shape=shape,
                 requires=('image', 'label') if classes else ('image',),
                 conditions=('label',) if classes else ())
@@ -619,6 +623,7 @@ class System:
   stages: stages_lib.Stages
   stage: stages_lib.Stage
   classes: int
+  regularizers: regularizers_lib.Regularizers
   batches_per_step: int
   image_shape: tuple[int, int, int]
   requires: tuple[str, ...]
@@ -648,7 +653,8 @@ class System:
                                  train=True),
         'D': self.nets['D'].init(rng.named(key, 0, 'init/D'), x),
     }
-    return state_lib.create(key, nets, self.players, self.tx, ema=('G',))
+    return state_lib.create(key, nets, self.players, self.tx, ema=('G',),
+                            aux=self.regularizers.init())
 
   def latents(self, keys: jax.Array) -> jax.Array:
     """Returns z [N, z_dim], normal, row i from keys[i]."""
@@ -709,13 +715,14 @@ class System:
       if self.stage.fade_images:
         real = growing.fade_images(real, self.stage.fade(state.step))
       inputs = {'image': real, 'z': latents('z', i),
-                'eps': draw(jax.random.uniform, 'eps', i, real.shape[0])}
+                'eps': draw(jax.random.uniform, 'eps', i, real.shape[0]),
+                **self.regularizers.keys(state, 'D', real.shape[0], i)}
       if self.classes:
         inputs['label'] = sub['label']
-      return step.update_player(
+      return self.regularizers.remember(*step.update_player(
           state, 'D', self.players['D'], self.tx['D'],
           functools.partial(self.d_loss, state, lod), inputs,
-          self.config.microbatches)
+          self.config.microbatches))
 
     state, d_logs = step.scan_batches(update_critic, state, batch)
     if self.config.loss.simultaneous:
@@ -725,6 +732,7 @@ class System:
       inputs, seen = {'z': latents('z/g', 0)}, state
     if self.classes:
       inputs['label'] = batch['label'][-1]
+    inputs.update(self.regularizers.keys(state, 'G', inputs['z'].shape[0]))
     state, g_logs = step.update_player(
         state, 'G', self.players['G'], self.tx['G'],
         functools.partial(self.g_loss, seen, lod), inputs,
@@ -752,18 +760,30 @@ class System:
     fake, _ = self._fake(mesh.replicate(state.params['G']), mvars['G'],
                          inputs, lod)
     fake, real = jax.lax.stop_gradient(fake), inputs['image']
-    real_values, real_classes = self._critic(params['D'], real, lod)
-    fake_values, fake_classes = self._critic(params['D'], fake, lod)
+
+    def judge(x):
+      return self._critic(params['D'], x, lod)[0]
+
+    augment = self.regularizers.augment
+    real_keys = inputs.get('augment_real')
+    fake_keys = inputs.get('augment_fake')
+    real_seen, fake_seen = augment(real_keys, real), augment(fake_keys, fake)
+    real_values, real_classes = self._critic(params['D'], real_seen, lod)
+    fake_values, fake_classes = self._critic(params['D'], fake_seen, lod)
     value = adversarial.wasserstein().d_loss(real_values, fake_values)
     drift = loss.drift * jnp.mean(jnp.square(real_values))
+    terms = self.regularizers.terms(
+        state,
+        regularizers_lib.Judged(judge, real_seen, real_values, real_keys),
+        regularizers_lib.Judged(judge, fake_seen, fake_values, fake_keys))
     logs = {'loss/d': value, 'logits/real': jnp.mean(real_values),
             'logits/fake': jnp.mean(fake_values), 'wasserstein': -value,
-            'penalty/drift': drift}
-    value = value + drift
+            'penalty/drift': drift, **terms}
+    value = sum(terms.values(), value + drift)
     if loss.penalty == 'wgan_gp':
       scale = growing.pixel_scale(self.image_shape[0], self.stage)
       penalty = penalties.wgan_gp(
-          lambda x: self._critic(params['D'], x, lod)[0] * scale, real, fake,
+          lambda x: judge(augment(real_keys, x)) * scale, real, fake,
           inputs['eps'], loss.penalty_weight, target=loss.target,
           form=loss.penalty_form)
       logs['penalty/wgan_gp'] = penalty
@@ -778,6 +798,7 @@ class System:
   def g_loss(self, state, lod, params, mvars, inputs):
     """-E D(G(z)), and the class loss; D as in `state`."""
     fake, changed = self._fake(params['G'], mvars['G'], inputs, lod)
+    fake = self.regularizers.augment(inputs.get('augment_fake'), fake)
     values, classes = self._critic(mesh.replicate(state.params['D']), fake,
                                    lod)
     value = adversarial.wasserstein().g_loss(None, values)

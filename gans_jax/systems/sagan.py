@@ -218,7 +218,8 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> sngan.System:
   config_lib.check_choice(config, 'model.conditioning', ('projection', 'none'))
   model, dtype = config.model, jnp.dtype(config.dtype)
   classes = 0 if model.conditioning == 'none' else spec.num_classes
-  plan = sngan.plan('sagan', spec.resolution, model.ch_G, model.ch_D)
+  plan = sngan.plan('sagan', spec.resolution, model.ch_G, model.ch_D,
+                    model.layout)
   sizes = attention_sizes(config, {
       'G': {plan.bottom << (i + 1) for i in range(len(plan.g))},
       'D': {spec.resolution >> (i + 1) for i in range(plan.pooled)}})

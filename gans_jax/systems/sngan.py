@@ -66,6 +66,7 @@ from gans_jax.core import state as state_lib
 from gans_jax.core import step
 from gans_jax.data import spec as spec_lib
 from gans_jax.losses import adversarial
+from gans_jax.losses import regularizers as regularizers_lib
 from gans_jax.nn import gan_blocks
 from gans_jax.nn import norm
 from gans_jax.nn import spectral_norm
@@ -73,6 +74,9 @@ from gans_jax.nn import spectral_norm
 ConfigDict = config_dict.ConfigDict
 
 CONDITIONING = ('projection', 'concat', 'acgan', 'none')
+# Whose networks at 64 pixels: PyTorch-StudioGAN's D does not pool in its last
+# block, and its BigGAN's G has half of the channels.
+LAYOUTS = ('paper', 'studiogan')
 CONCAT_CHANNELS = 128
 BN_EPSILON = 2e-5  # Chainer's
 # 3x3 layers of blocks are Glorot-uniform with gain sqrt(2); others gain 1.
@@ -106,8 +110,9 @@ _PLANS = {
 }
 
 
-def plan(system: str, resolution: int, ch_g: int, ch_d: int) -> Plan:
-  """Returns the channels at a resolution.
+def plan(system: str, resolution: int, ch_g: int, ch_d: int,
+         layout: str = 'paper') -> Plan:
+  """Returns the channels at a resolution; `layout` is of `LAYOUTS`.
 
   Raises:
     UserError: there are no networks for it.
@@ -121,6 +126,8 @@ def plan(system: str, resolution: int, ch_g: int, ch_d: int) -> Plan:
         f'128 and 256, but data.resolution is {resolution}. Set '
         '--config.data.resolution (28-pixel data sets: 32).')
   found = _PLANS[resolution]
+  if (layout, resolution) == ('studiogan', 64):
+    found = dataclasses.replace(found, pooled=4)
   return dataclasses.replace(
       found, stem=found.stem * ch_g, g=tuple(ch_g * n for n in found.g),
       d=tuple(ch_d * n for n in found.d))
@@ -234,6 +241,7 @@ def default_config() -> ConfigDict:
           ch_D=128,
           conditioning='projection',
           bn_scope='global',         # 'device', 'group:K'
+          layout='paper',            # or 'studiogan', at 64 pixels
           spectral_norm='sngan',     # of spectral_norm.RULES
           spectral_iterations=1,
       ),
@@ -245,7 +253,9 @@ def default_config() -> ConfigDict:
           acgan_D=1.0,               # weight of the class loss in L_D
           acgan_G=1.0,               # and in L_G
           acgan_fake=True,           # D learns classes on fakes as well
+          **regularizers_lib.loss_config(),
       ),
+      augment=regularizers_lib.augment_config(),
       optimizer=dict(
           G=optimizers.default_config('adam', 2e-4, **adam),
           D=optimizers.default_config('adam', 2e-4, **adam),
@@ -268,6 +278,7 @@ def check(config: ConfigDict, spec: spec_lib.DataSpec) -> None:
   """Refuses values of the keys that SNGAN and SAGAN share."""
   model, loss = config.model, config.loss
   config_lib.check_choice(config, 'model.conditioning', CONDITIONING)
+  config_lib.check_choice(config, 'model.layout', LAYOUTS)
   config_lib.check_positive(config, 'model.z_dim', 'model.ch_G', 'model.ch_D',
                             'loss.n_critic', 'loss.generator_batches')
   norm.check_scope('model.bn_scope', model.bn_scope)
@@ -295,6 +306,7 @@ def make(config: ConfigDict, spec: spec_lib.DataSpec,
       tx={'G': optimizers.make(config.optimizer.G, steps),
           'D': optimizers.make(config.optimizer.D, steps * n_critic)},
       objective=adversarial.get(config.loss.objective),
+      regularizers=regularizers_lib.create(config),
       batches_per_step=n_critic,
       image_shape=(spec.resolution, spec.resolution, spec.channels),
       requires=('image', 'label') if classes else ('image',),
@@ -310,7 +322,8 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
   check(config, spec)
   model, dtype = config.model, jnp.dtype(config.dtype)
   classes = 0 if model.conditioning == 'none' else spec.num_classes
-  channels = plan('sngan', spec.resolution, model.ch_G, model.ch_D)
+  channels = plan('sngan', spec.resolution, model.ch_G, model.ch_D,
+                  model.layout)
   rule = spectral_rule(config)
   nets = {
       'G': Generator(channels, spec.channels, classes, model.bn_scope, dtype),
@@ -329,6 +342,7 @@ class System:
   classes: int
   rule: spectral_norm.Rule
   objective: adversarial.Objective
+  regularizers: regularizers_lib.Regularizers
   batches_per_step: int
   image_shape: tuple[int, int, int]
   requires: tuple[str, ...]
@@ -350,7 +364,8 @@ class System:
                                  train=True),
         'D': self.nets['D'].init(rng.named(key, 0, 'init/D'), x, labels),
     }
-    return state_lib.create(key, nets, self.players, self.tx, ema=('G',))
+    return state_lib.create(key, nets, self.players, self.tx, ema=('G',),
+                            aux=self.regularizers.init())
 
   def latents(self, keys: jax.Array) -> jax.Array:
     """Returns z [N, z_dim], normal, row i from keys[i]."""
@@ -423,21 +438,24 @@ class System:
         real = (real + 1.0) * (127.5 / 128.0) - 1.0
         real = real + draw(jax.random.uniform, 'dequantize', i, real.shape,
                            maxval=1.0 / 128.0)
-      inputs = {'image': real, **latents('d', i, size)}
+      inputs = {'image': real, **latents('d', i, size),
+                **self.regularizers.keys(state, 'D', size, i)}
       if self.classes:
         inputs['label'] = sub['label']
       state = self._iterate(state, 'D')
-      return step.update_player(
+      return self.regularizers.remember(*step.update_player(
           state, 'D', self.players['D'], self.tx['D'],
-          functools.partial(self.d_loss, state), inputs, microbatches)
+          functools.partial(self.d_loss, state), inputs, microbatches))
 
     state = self._iterate(state, 'G')
     state, d_logs = step.scan_batches(update_d, state, batch)
     state = self._iterate(state, 'D')
+    count = size * loss.generator_batches
+    inputs = {**latents('g', 0, count),
+              **self.regularizers.keys(state, 'G', count)}
     state, g_logs = step.update_player(
         state, 'G', self.players['G'], self.tx['G'],
-        functools.partial(self.g_loss, state),
-        latents('g', 0, size * loss.generator_batches), microbatches)
+        functools.partial(self.g_loss, state), inputs, microbatches)
     beta = schedules.ema_beta(self.config.ema, state.step,
                               self.config.batch_size)
     state = step.finish(state, beta)
@@ -464,13 +482,24 @@ class System:
         self.nets['G'], mesh.replicate(state.params['G']), mvars['G'],
         inputs['z'], inputs.get('z_label'), train=True)
     fake = jax.lax.stop_gradient(fake)
-    apply_d = functools.partial(state_lib.apply_net, self.nets['D'],
-                                params['D'], mvars['D'])
-    (real_logits, real_classes), _ = apply_d(inputs['image'],
-                                             inputs.get('label'))
-    (fake_logits, fake_classes), _ = apply_d(fake, inputs.get('z_label'))
-    value = self.objective.d_loss(real_logits, fake_logits)
-    logs = {'loss/d': value, **logit_logs(real_logits, fake_logits)}
+
+    def judge(x, labels):
+      return state_lib.apply_net(self.nets['D'], params['D'], mvars['D'], x,
+                                 labels)[0]
+
+    def judged(kind, x, labels):
+      keys = inputs.get(f'augment_{kind}')
+      x = self.regularizers.augment(keys, x)
+      logits, classes = judge(x, labels)
+      return classes, regularizers_lib.Judged(
+          lambda x: judge(x, labels)[0], x, logits, keys)
+
+    real_classes, real = judged('real', inputs['image'], inputs.get('label'))
+    fake_classes, fake = judged('fake', fake, inputs.get('z_label'))
+    value = self.objective.d_loss(real.logits, fake.logits)
+    terms = self.regularizers.terms(state, real, fake)
+    logs = {'loss/d': value, **logit_logs(real.logits, fake.logits), **terms}
+    value = sum(terms.values(), value)
     if real_classes is not None:
       class_loss = cross_entropy(real_classes, inputs['label'])
       logs['loss/class_real'] = class_loss
@@ -486,6 +515,7 @@ class System:
     fake, changed = state_lib.apply_net(
         self.nets['G'], params['G'], mvars['G'], inputs['z'], labels,
         train=True)
+    fake = self.regularizers.augment(inputs.get('augment_fake'), fake)
     (logits, classes), _ = state_lib.apply_net(
         self.nets['D'], mesh.replicate(state.params['D']), mvars['D'], fake,
         labels)

@@ -52,6 +52,7 @@ from gans_jax.core import system as system_lib
 from gans_jax.data import spec as spec_lib
 from gans_jax.losses import adversarial
 from gans_jax.losses import penalties
+from gans_jax.losses import regularizers as regularizers_lib
 from gans_jax.nn import conv
 from gans_jax.nn import equalized
 from gans_jax.nn import growing
@@ -455,7 +456,9 @@ def default_config() -> ConfigDict:
           target=1.0,                # of WGAN-GP
           drift=0.001,               # with WGAN-GP
           style_mixing=0.9,          # probability
+          **regularizers_lib.loss_config(),
       ),
+      augment=regularizers_lib.augment_config(),
       optimizer=dict(
           G=optimizers.default_config('adam', 1e-3, **adam),
           D=optimizers.default_config('adam', 1e-3, **adam),
@@ -519,6 +522,7 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
   return System(config=config, nets=nets, stages=stages,
                 stage=stages.parts[-1], classes=classes,
                 objective=adversarial.get(loss.objective), image_shape=shape,
+                regularizers=regularizers_lib.create(config),
                 requires=('image', 'label') if classes else ('image',),
                 conditions=('label', 'w') if classes else ('w',))
 
@@ -533,6 +537,7 @@ class System:
   stage: stages_lib.Stage
   classes: int
   objective: adversarial.Objective
+  regularizers: regularizers_lib.Regularizers
   image_shape: tuple[int, int, int]
   requires: tuple[str, ...]
   conditions: tuple[str, ...]
@@ -566,7 +571,8 @@ class System:
         'G': self.nets['G'].init(rng.named(key, 0, 'init/G'), z, labels, None),
         'D': self.nets['D'].init(rng.named(key, 0, 'init/D'), x),
     }
-    return state_lib.create(key, nets, self.players, self.tx, ema=('G',))
+    return state_lib.create(key, nets, self.players, self.tx, ema=('G',),
+                            aux=self.regularizers.init())
 
   # -- Sampling --
 
@@ -652,10 +658,13 @@ class System:
         inputs['image'] = real
       if self.classes:
         inputs['label'] = batch['label']
+      inputs.update(self.regularizers.keys(state, player, real.shape[0]))
       state, more = step.update_player(
           state, player, self.players[player], self.tx[player],
           functools.partial(loss, state, lod, cutoff), inputs,
           self.config.microbatches)
+      if player == 'D':
+        state, more = self.regularizers.remember(state, more)
       logs.update(more)
     state = growing.keep_lod(state, lod)
     beta = schedules.ema_beta(self.config.ema, state.step,
@@ -720,14 +729,23 @@ class System:
     fake, real = jax.lax.stop_gradient(fake), inputs['image']
     logits = functools.partial(self._logits, params['D'], labels=labels,
                                lod=lod)
-    real_logits, fake_logits = logits(real), logits(fake)
+    augment = self.regularizers.augment
+    real_keys = inputs.get('augment_real')
+    fake_keys = inputs.get('augment_fake')
+    real_seen, fake_seen = augment(real_keys, real), augment(fake_keys, fake)
+    real_logits, fake_logits = logits(real_seen), logits(fake_seen)
     value = self.objective.d_loss(real_logits, fake_logits)
+    terms = self.regularizers.terms(
+        state,
+        regularizers_lib.Judged(logits, real_seen, real_logits, real_keys),
+        regularizers_lib.Judged(logits, fake_seen, fake_logits, fake_keys))
     logs = {'loss/d': value, 'logits/real': jnp.mean(real_logits),
-            'logits/fake': jnp.mean(fake_logits)}
+            'logits/fake': jnp.mean(fake_logits), **terms}
+    value = sum(terms.values(), value)
     scale = growing.pixel_scale(self.image_shape[0], self.stage)
 
     def scaled(x):
-      return logits(x) * scale
+      return logits(augment(real_keys, x)) * scale
 
     if loss.penalty == 'r1':
       penalty = penalties.r1(scaled, real, loss.r1_gamma,
@@ -749,7 +767,10 @@ class System:
     logits = functools.partial(
         self._logits, mesh.replicate(state.params['D']),
         labels=inputs.get('label'), lod=lod)
-    real_logits = (logits(inputs['image']) if self.objective.g_uses_real
-                   else None)
-    value = self.objective.g_loss(real_logits, logits(fake))
+    augment = self.regularizers.augment
+    real_logits = None
+    if self.objective.g_uses_real:
+      real_logits = logits(augment(inputs.get('augment_real'), inputs['image']))
+    fake_logits = logits(augment(inputs.get('augment_fake'), fake))
+    value = self.objective.g_loss(real_logits, fake_logits)
     return value, ({'G': changed}, {'loss/g': value})

@@ -66,6 +66,7 @@ from gans_jax.core import system as system_lib
 from gans_jax.data import spec as spec_lib
 from gans_jax.losses import adversarial
 from gans_jax.losses import penalties
+from gans_jax.losses import regularizers as regularizers_lib
 from gans_jax.nn import norm
 from gans_jax.systems import dcgan
 
@@ -147,7 +148,9 @@ def default_config() -> ConfigDict:
           boost_every=500,
           clip=0.01,
           clip_norm_scale=True,
+          **regularizers_lib.loss_config(),
       ),
+      augment=regularizers_lib.augment_config(),
       optimizer=dict(
           G=optimizers.default_config('rmsprop', 5e-5, b1=0.5),
           D=optimizers.default_config('rmsprop', 5e-5, b1=0.5),
@@ -192,6 +195,7 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
         'D': optimizers.make(config.optimizer.D,
                              steps * config.loss.n_critic)}
   return System(config=config, nets=nets, tx=tx, image_shape=shape,
+                regularizers=regularizers_lib.create(config),
                 batches_per_step=config.loss.n_critic)
 
 
@@ -203,6 +207,7 @@ class System:
   nets: Mapping[str, nn.Module]
   tx: Mapping[str, optax.GradientTransformation]
   image_shape: tuple[int, int, int]
+  regularizers: regularizers_lib.Regularizers
   batches_per_step: int
 
   players = {'G': ('G',), 'D': ('D',)}
@@ -222,7 +227,8 @@ class System:
         'D': self.nets['D'].init(rng.named(key, 0, 'init/D'), x, train=True),
     }
     aux = {'generator_updates': jnp.zeros([], jnp.int32),
-           'critic_updates': jnp.zeros([], jnp.int32)}
+           'critic_updates': jnp.zeros([], jnp.int32),
+           **self.regularizers.init()}
     return state_lib.create(key, nets, self.players, self.tx, ema=('G',),
                             aux=aux)
 
@@ -262,18 +268,21 @@ class System:
       # As the code, not line 7: before the update.
       state = state.replace(params={
           **state.params, 'D': self.clip(state.params['D'])})
-      return step.update_player(
+      inputs = {'image': images.to_unit(sub['image']),
+                'z': latents('z/d', i),
+                **self.regularizers.keys(state, 'D', size, i)}
+      return self.regularizers.remember(*step.update_player(
           state, 'D', self.players['D'], self.tx['D'],
-          functools.partial(self.d_loss, state),
-          {'image': images.to_unit(sub['image']), 'z': latents('z/d', i)},
-          microbatches)
+          functools.partial(self.d_loss, state), inputs, microbatches))
 
     state, d_logs = step.scan_batches(update_critic, state, batch)
     new, g_logs = step.update_player(
         state, 'G', self.players['G'], self.tx['G'],
-        functools.partial(self.g_loss, state), {'z': latents('z')},
+        functools.partial(self.g_loss, state),
+        {'z': latents('z'), **self.regularizers.keys(state, 'G', size)},
         microbatches)
-    ready, aux = self.count(state.aux)
+    ready, counts = self.count(state.aux)
+    aux = {**state.aux, **counts}
     state = jax.tree.map(lambda a, b: jnp.where(ready, a, b),
                          new.replace(key=None), state.replace(key=None)
                          ).replace(key=state.key, aux=aux)
@@ -318,19 +327,33 @@ class System:
                                   inputs['z'], train=True)
     apply_d = functools.partial(state_lib.apply_net, self.nets['D'],
                                 params['D'], train=True)
-    real_values, changed = apply_d(mvars['D'], inputs['image'])
-    fake_values, changed = apply_d(changed, jax.lax.stop_gradient(fake))
+
+    def judge(x):
+      return apply_d(mvars['D'], x)[0]
+
+    augment = self.regularizers.augment
+    real_keys = inputs.get('augment_real')
+    fake_keys = inputs.get('augment_fake')
+    real_seen = augment(real_keys, inputs['image'])
+    fake_seen = augment(fake_keys, jax.lax.stop_gradient(fake))
+    real_values, changed = apply_d(mvars['D'], real_seen)
+    fake_values, changed = apply_d(changed, fake_seen)
     value = WASSERSTEIN.d_loss(real_values, fake_values)
-    return value, ({'D': changed}, {
+    terms = self.regularizers.terms(
+        state,
+        regularizers_lib.Judged(judge, real_seen, real_values, real_keys),
+        regularizers_lib.Judged(judge, fake_seen, fake_values, fake_keys))
+    return sum(terms.values(), value), ({'D': changed}, {
         'loss/d': value, 'wasserstein': -value,
         'logits/real': jnp.mean(real_values),
-        'logits/fake': jnp.mean(fake_values)})
+        'logits/fake': jnp.mean(fake_values), **terms})
 
   def g_loss(self, state, params, mvars, inputs):
     """L_G = -E f(G(z)), with the critic as it is in `state`."""
     d_params = mesh.replicate(state.params['D'])
     fake, g_changed = state_lib.apply_net(
         self.nets['G'], params['G'], mvars['G'], inputs['z'], train=True)
+    fake = self.regularizers.augment(inputs.get('augment_fake'), fake)
     fake_values, d_changed = state_lib.apply_net(
         self.nets['D'], d_params, mvars['D'], fake, train=True)
     value = WASSERSTEIN.g_loss(None, fake_values)

@@ -77,6 +77,7 @@ from gans_jax.core import system as system_lib
 from gans_jax.data import spec as spec_lib
 from gans_jax.losses import adversarial
 from gans_jax.losses import penalties
+from gans_jax.losses import regularizers as regularizers_lib
 from gans_jax.nn import conv
 from gans_jax.nn import norm
 from gans_jax.nn import resample as resample_lib
@@ -544,7 +545,9 @@ def default_config() -> ConfigDict:
           dequantize=True,           # 2 (x / 256 - 1/2) + U(0, 1/128)
           acgan_D=1.0,               # weight of the class loss on real images
           acgan_G=0.1,               # and of that on generated ones, in L_G
+          **regularizers_lib.loss_config(),
       ),
+      augment=regularizers_lib.augment_config(),
       optimizer=dict(
           G=optimizers.default_config('adam', 2e-4, **adam),
           D=optimizers.default_config('adam', 2e-4, **adam),
@@ -610,6 +613,7 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
         'D': optimizers.make(config.optimizer.D, steps * loss.n_critic)}
   return System(config=config, nets=nets, tx=tx, classes=classes,
                 objective=objective,
+                regularizers=regularizers_lib.create(config),
                 batches_per_step=loss.n_critic,
                 image_shape=shape,
                 requires=('image', 'label') if classes else ('image',),
@@ -625,6 +629,7 @@ class System:
   tx: Mapping[str, optax.GradientTransformation]
   classes: int
   objective: adversarial.Objective
+  regularizers: regularizers_lib.Regularizers
   batches_per_step: int
   image_shape: tuple[int, int, int]
   requires: tuple[str, ...]
@@ -646,7 +651,8 @@ class System:
                                  train=True),
         'D': self.nets['D'].init(rng.named(key, 0, 'init/D'), x, train=True),
     }
-    return state_lib.create(key, nets, self.players, self.tx, ema=('G',))
+    return state_lib.create(key, nets, self.players, self.tx, ema=('G',),
+                            aux=self.regularizers.init())
 
   def latents(self, keys: jax.Array) -> jax.Array:
     """Returns z [N, z_dim], normal, row i from keys[i]."""
@@ -703,12 +709,13 @@ class System:
           'z': draw(jax.random.normal, 'z/d', i,
                     (size, self.config.model.z_dim)),
           'eps': draw(jax.random.uniform, 'eps', i, (size,)),
+          **self.regularizers.keys(state, 'D', size, i),
       }
       if self.classes:
         inputs['label'] = sub['label']
-      state, logs = step.update_player(
+      state, logs = self.regularizers.remember(*step.update_player(
           state, 'D', self.players['D'], self.tx['D'],
-          functools.partial(self.d_loss, state), inputs, microbatches)
+          functools.partial(self.d_loss, state), inputs, microbatches))
       if loss.clip:
         state = state.replace(params={
             **state.params,
@@ -718,7 +725,8 @@ class System:
     state, d_logs = step.scan_batches(update_critic, state, batch)
     size = size * loss.generator_batches
     inputs = {'z': draw(jax.random.normal, 'z', 0,
-                        (size, self.config.model.z_dim))}
+                        (size, self.config.model.z_dim)),
+              **self.regularizers.keys(state, 'G', size)}
     if self.objective.g_uses_real:
       inputs['image'] = images.to_unit(batch['image'][-1])
     if self.classes:
@@ -744,17 +752,29 @@ class System:
       return state_lib.apply_net(self.nets['D'], params['D'], collections, x,
                                  train=True)
 
-    (real_values, class_logits), changed = critic(real, mvars['D'])
-    (fake_values, _), changed = critic(fake, changed)
+    def judge(x):
+      return critic(x, mvars['D'])[0][0]
+
+    augment = self.regularizers.augment
+    real_keys = inputs.get('augment_real')
+    fake_keys = inputs.get('augment_fake')
+    real_seen, fake_seen = augment(real_keys, real), augment(fake_keys, fake)
+    (real_values, class_logits), changed = critic(real_seen, mvars['D'])
+    (fake_values, _), changed = critic(fake_seen, changed)
     value = self.objective.d_loss(real_values, fake_values)
+    terms = self.regularizers.terms(
+        state,
+        regularizers_lib.Judged(judge, real_seen, real_values, real_keys),
+        regularizers_lib.Judged(judge, fake_seen, fake_values, fake_keys))
     logs = {'loss/d': value, 'logits/real': jnp.mean(real_values),
-            'logits/fake': jnp.mean(fake_values)}
+            'logits/fake': jnp.mean(fake_values), **terms}
     if loss.objective == 'wasserstein':
       logs['wasserstein'] = -value
+    value = sum(terms.values(), value)
     if loss.penalty != 'none':
       function = (penalties.wgan_gp if loss.penalty == 'wgan_gp' else
                   penalties.wgan_lp)
-      penalty = function(lambda x: critic(x, mvars['D'])[0][0], real, fake,
+      penalty = function(lambda x: judge(augment(real_keys, x)), real, fake,
                          inputs['eps'], loss.penalty_weight,
                          form=loss.penalty_form)
       logs[f'penalty/{loss.penalty}'] = penalty
@@ -779,10 +799,13 @@ class System:
       return state_lib.apply_net(self.nets['D'], d_params, mvars['D'], x,
                                  train=True)
 
-    (fake_values, class_logits), d_changed = critic(fake)
+    augment = self.regularizers.augment
+    (fake_values, class_logits), d_changed = critic(
+        augment(inputs.get('augment_fake'), fake))
     real_values = None
     if self.objective.g_uses_real:
-      real_values = critic(inputs['image'])[0][0]
+      real_values = critic(
+          augment(inputs.get('augment_real'), inputs['image']))[0][0]
     value = self.objective.g_loss(real_values, fake_values)
     logs = {'loss/g': value}
     if self.classes:
