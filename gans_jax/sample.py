@@ -8,6 +8,7 @@ import json
 import os
 import zipfile
 
+from gans_jax.core import archives
 from gans_jax.core import cli
 from gans_jax.core import errors
 
@@ -22,11 +23,20 @@ a grid of all. The same seed gives the same image whatever else is asked for.
   python -m gans_jax.sample --workdir=runs/ffhq --seeds=0-31 --truncation=0.7
   python -m gans_jax.sample --workdir=runs/ffhq \\
       --style_mix=85,100,75:55,821,1789:0-6
+  python -m gans_jax.sample --workdir=runs/biggan --truncation_sweep=2,1,.5,.04
+  python -m gans_jax.sample --workdir=runs/biggan --class_interpolate=3,7
+  python -m gans_jax.sample --workdir=runs/sagan --attention --seeds=0-7
 
 Systems with a latent space W (StyleGAN and its successors) draw the latent of
 a seed as NVIDIA's tools do, and so make their images: --style_mix shows rows
 of seeds with the styles of columns of seeds in some layers, --interpolate
 walks in W, and --projected_w draws what `python -m gans_jax.project` found.
+
+Of a conditional system --classes has a row for each class, and
+--class_interpolate walks through classes at fixed z, a row for each seed.
+--attention draws images with query points and, in a point's colour, what the
+generator attends to there. --neighbours finds the training images that are
+most like each sample, by EfficientNet-Lite0's features.
 
 --batch_norm chooses what a generator with batch normalization is normalized
 by: the running averages of training (the default), the statistics of each
@@ -154,7 +164,7 @@ class Generator:
     if z is None:
       z = self.z(seeds)
     z = np.asarray(z)
-    conditions = self._conditions(
+    conditions = self.conditions(
         np.arange(len(z)) if seeds is None else seeds, label)
     if self._map is None:
       self._map = jax.jit(self.system.map_latents)
@@ -209,7 +219,7 @@ class Generator:
     from gans_jax.core import sampler as sampler_lib
     from gans_jax.core import standing_statistics
 
-    kind, passes = standing_statistics.parse(batch_norm)
+    kind, _ = standing_statistics.parse(batch_norm)
     standing_statistics.check(self.system, self.variables, batch_norm)
     for name in options:
       if name not in self.system.options:
@@ -236,19 +246,26 @@ class Generator:
         raise errors.UserError('No seeds were given: at least one is needed.')
       keys = self.keys(np.asarray(seeds))
     count = keys.shape[0]
-    conditions |= self._conditions(seeds, label)
+    conditions |= self.conditions(seeds, label)
     by_batch = kind == 'batch'
     name = by_batch, *sorted(options.items())
     size = self.batch_size if by_batch else min(self.batch_size, count)
     if name not in self._samplers or self._samplers[name].batch_size < size:
       self._samplers[name] = sampler_lib.Sampler(
           self.system, self._mesh, size, batch_statistics=by_batch, **options)
-    variables = self.variables
-    if kind == 'standing':
-      variables = self._standing_variables(passes, options)
-    return self._samplers[name].batches(variables, keys, conditions)
+    return self._samplers[name].batches(
+        self.variables_for(batch_norm, **options), keys, conditions)
 
-  def _conditions(self, seeds, label):
+  def variables_for(self, batch_norm: str = 'running', **options):
+    """Returns the variables {net: ...} with the statistics asked for."""
+    from gans_jax.core import standing_statistics
+
+    kind, passes = standing_statistics.parse(batch_norm)
+    standing_statistics.check(self.system, self.variables, batch_norm)
+    return (self._standing_variables(passes, options) if kind == 'standing'
+            else self.variables)
+
+  def conditions(self, seeds, label):
     """Returns {'label': classes} of a conditional system, else {}."""
     if 'label' in self.system.conditions:
       return {'label': self.labels(seeds, label)}
@@ -454,14 +471,13 @@ def read_w(path: str, generator: Generator):
   generator.require_w('Projected latents')
   expected = generator.w(generator.z([0])).shape[1:]
   try:
-    with np.load(path, allow_pickle=False) as file:
-      w = np.asarray(file['w'], np.float32)
-  except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    w = np.asarray(archives.read_npz(path)['w'], np.float32)
+  except (OSError, KeyError, ValueError) as error:
     raise errors.UserError(
         f'{path} cannot be read as latents ({error}). Expected an .npz file '
         'with an array w, as `python -m gans_jax.project` writes it.'
     ) from error
-  if w.shape[1:] != expected or not len(w):
+  if w.ndim != 3 or w.shape[1:] != expected or not len(w):
     raise errors.UserError(
         f'{path} holds w of shape {list(w.shape)}, but the latents of this '
         f'generator are [N, {expected[0]}, {expected[1]}]. Is it of another '
@@ -559,6 +575,85 @@ def parse_options(items: list[str]) -> dict[str, int | float | str]:
   return found
 
 
+# Each of these flags is a picture of its own.
+_PICTURES = ('num', 'interpolate', 'manifold', 'style_mix', 'projected_w',
+             'truncation_sweep', 'classes', 'class_interpolate', 'attention',
+             'neighbours')
+
+
+def _check_flags(args) -> None:
+  """Refuses flags that contradict each other."""
+  given = [f'--{name}' for name in _PICTURES
+           if getattr(args, name) not in (None, False)]
+  if len(given) > 1:
+    raise errors.UserError(
+        f'{given[0]} and {given[1]} are two kinds of pictures. Ask for them '
+        'one after the other.')
+  for flag, other in (('truncation', 'truncation_sweep'), ('label', 'classes'),
+                      ('label', 'class_interpolate')):
+    if None not in (getattr(args, flag), getattr(args, other)):
+      raise errors.UserError(
+          f'--{other} says by itself what --{flag} says. Leave out --{flag}.')
+  if args.neighbours is not None and args.neighbours < 1:
+    raise errors.UserError('--neighbours must be at least 1.')
+
+
+def _sheets(args, generator: Generator, seeds: list[int], options
+            ) -> dict[str, bytes]:
+  """Returns {file: content} of the flags of gans_jax/sheets.py; {} without."""
+  if not (args.classes or args.class_interpolate or args.attention
+          or args.neighbours):
+    return {}
+  from gans_jax import sheets
+  from gans_jax.core import images as images_lib
+
+  if not generator.spec.resolution:
+    raise errors.UserError(
+        f'The sheets need a system of images, and {generator.config.system!r} '
+        'makes points. Use --seeds.')
+
+  def png(tiles, columns):
+    return images_lib.to_png(images_lib.grid(tiles, columns))
+
+  if args.classes:
+    classes = (list(range(generator.spec.num_classes))
+               if args.classes == 'all' else
+               parse_seeds(args.classes, '--classes'))
+    tiles = sheets.by_class(generator, classes, seeds, **options)
+    return {'classes.png': png(tiles, len(seeds))}
+  if args.class_interpolate:
+    classes = parse_seeds(args.class_interpolate, '--class_interpolate')
+    rows = sheets.between_classes(generator, classes, seeds, args.frames,
+                                  **options)
+    import numpy as np
+
+    moving = np.stack([images_lib.grid(frame) for frame in rows.swapaxes(0, 1)])
+    return {'class_interpolation.png': animation(moving),
+            'class_interpolation_strip.png': png(
+                rows.reshape(-1, *rows.shape[2:]), rows.shape[1])}
+  if args.attention:
+    tiles = sheets.attention(generator, seeds, args.label, **options)
+    return {'attention.png': png(tiles, 1 + len(sheets.QUERIES))}
+  import logging
+
+  from gans_jax.data import pipeline
+  from gans_jax.metrics import features
+
+  dataset = pipeline.open_dataset(generator.config.data)
+  if dataset.spec.identity != generator.spec.identity:
+    logging.warning('the data set is not the one of the training, or has '
+                    'changed since: neighbours are from the one that is '
+                    'there now')
+  samples = generator(seeds, label=args.label, **options)
+  tiles, facts = sheets.neighbours(
+      generator, samples, args.neighbours, dataset,
+      features.log_progress('training images'))
+  lines = [json.dumps({'seed': seed, **row}) + '\n'
+           for seed, row in zip(seeds, facts, strict=True)]
+  return {'neighbours.png': png(tiles, 1 + args.neighbours),
+          'neighbours.jsonl': ''.join(lines).encode()}
+
+
 def main(argv: list[str]) -> int:
   parser = cli.parser('python -m gans_jax.sample', DESCRIPTION)
   add = parser.add_argument
@@ -592,6 +687,14 @@ def main(argv: list[str]) -> int:
   add('--manifold', metavar='0,1',
       help='a sheet over two numbers of the (Gaussian) latent, --frames to a '
            'side; the others are those of the first seed')
+  add('--classes', metavar='all|0-9',
+      help='a sheet with a row for each class, a column for each seed')
+  add('--class_interpolate', metavar='3,7',
+      help='a strip and an animated PNG through these classes at fixed z')
+  add('--attention', action='store_true',
+      help='query points, and what self-attention attends to there')
+  add('--neighbours', type=int, metavar='N',
+      help='beside each sample the N nearest training images')
   add('--num', type=int, metavar='N', help='seeds 0 to N - 1')
   add('--format', choices=['png', 'zip'], default='png',
       help='of --num: a folder or a zip; both can be trained on')
@@ -606,6 +709,7 @@ def main(argv: list[str]) -> int:
       args.num is not None and args.num < 1):
     raise errors.UserError(
         '--frames, --batch_size and --num must be at least 1.')
+  _check_flags(args)
   seeds = parse_seeds(args.interpolate or args.seeds)
   sweep = parse_numbers('--truncation_sweep', args.truncation_sweep)
   generator = load(args.workdir, args.step, args.weights, args.batch_size)
@@ -625,6 +729,10 @@ def main(argv: list[str]) -> int:
     files.write_atomic(path, data)
     print(path)
 
+  if drawn := _sheets(args, generator, seeds, options):
+    for name, data in drawn.items():
+      write(name, data)
+    return cli.DONE
   if args.num:
     ending = '.zip' if args.format == 'zip' else ''
     out = os.path.join(out, f'samples_{args.num}{ending}')

@@ -335,6 +335,13 @@ def test_points(points, tmp_path, capsys):
     (['--num=0'], ['--num']), (['--frames=0'], ['--frames']),
     (['--batch_size=-1'], ['--batch_size']),
     (['--interpolate=3'], ['at least two seeds']),
+    (['--classes=all'], ['A sheet of classes', 'takes no label']),
+    (['--class_interpolate=1,2'], ['--class_interpolate', 'takes no label']),
+    (['--classes=0', '--label=1'], ['Leave out --label']),
+    (['--truncation_sweep=1', '--truncation=1'], ['Leave out --truncation']),
+    (['--attention'], ['self-attention (sagan, biggan)', "'dcgan'"]),
+    (['--neighbours=0'], ['--neighbours must be at least 1']),
+    (['--num=2', '--attention'], ['--num and --attention are two kinds']),
 ], ids=str)
 def test_bad_options(plain, tmp_path, capsys, options, words):
   out = tmp_path / 'out'

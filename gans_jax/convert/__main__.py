@@ -23,6 +23,8 @@ and a run of our own into official weights. Nothing in the files is executed.
   python -m gans_jax.sample --workdir=runs/dcgan_official --seeds=0-63
   python -m gans_jax.convert --format=stylegan2 --checkpoint=ffhq.pkl \\
       --out=runs/ffhq
+  python -m gans_jax.convert --format=biggan_pytorch --checkpoint=G.pth \\
+      --ema=G_ema.pth --discriminator=D.pth --out=runs/biggan
   python -m gans_jax.convert --export=npz --workdir=runs/ffhq --out=ffhq.npz
   python -m gans_jax.convert --format=inception \\
       --checkpoint=pt_inception-2015-12-05-6726825d.pth --out=inception.npz
@@ -37,6 +39,14 @@ formats:
   progan     network pickles of progressive_growing_of_gans (TensorFlow, and
              those of the first version)
   rosinality stylegan2-pytorch of rosinality (.pt)
+  biggan_pytorch     ajbrock/BigGAN-PyTorch, G.pth or G_ema.pth (and D.pth)
+  pretrained_biggan  huggingface/pytorch-pretrained-BigGAN, the BigGAN-deep of
+             128, 256 and 512 pixels (.bin; config.json beside it is checked);
+             --truncation says whose statistics of batch normalization
+  tfhub_biggan       deepmind/biggan-128/2, -256/2 and -512/2 of TF-Hub: the
+             directory of the module, or an .npz of its variables by name
+  studiogan  PyTorch-StudioGAN, model=G-best-weights-step=N.pth (and D): SNGAN,
+             SAGAN, BigGAN and BigGAN-deep
   taming     taming-transformers (.ckpt, with its .yaml): a VQGAN; or a
              Transformer, which becomes DIR/transformer beside DIR/tokenizer
              (and DIR/cond_tokenizer)
@@ -55,32 +65,48 @@ such as --config.data.source for evaluate.
 """
 
 FORMATS = ('dcgan', 'wgan', 'stylegan2', 'stylegan', 'progan', 'rosinality',
+           'biggan_pytorch', 'pretrained_biggan', 'tfhub_biggan', 'studiogan',
            'taming', 'maskgit', 'inception')
+
+# Flags of a format beside --format and --out.
+_PAIR = ('checkpoint', 'discriminator')
+_FLAGS = {'biggan_pytorch': (*_PAIR, 'ema'), 'studiogan': (*_PAIR, 'ema'),
+          'pretrained_biggan': ('checkpoint', 'json', 'truncation'),
+          'tfhub_biggan': ('checkpoint',),
+          'taming': ('checkpoint', 'yaml'),
+          'maskgit': ('checkpoint', 'transformer'),
+          'inception': ('checkpoint',), 'export': ('workdir', 'step')}
+_EVERY_FLAG = ('checkpoint', 'discriminator', 'ema', 'json', 'truncation',
+               'yaml', 'transformer', 'workdir', 'step')
 
 # A name that convert/inception.py looks for.
 INCEPTION_NPZ = 'inception-2015-12-05.npz'
 
 
 def convert(format_: str, checkpoint: str, discriminator: str | None,
-            out: str, overrides: list[str]) -> None:
+            out: str, overrides: list[str], **more) -> None:
   """Writes the workdir.
 
   Args:
     format_: of `FORMATS`, but 'inception'.
-    checkpoint: file of the weights; of 'dcgan' and 'wgan', the generator's.
-    discriminator: of these, the file of the discriminator's weights; without
+    checkpoint: file of the weights; where a network has a file, the
+      generator's.
+    discriminator: there, the file of the discriminator's weights; without
       it, the workdir has an untrained one.
     out: directory to be made.
     overrides: `--config.KEY=VALUE`.
+    **more: of `read`.
 
   Raises:
     UserError: a file that is missing, damaged or of another network, or a
       directory that cannot be used.
   """
-  snapshot = read(format_, checkpoint, discriminator)
+  snapshot = read(format_, checkpoint, discriminator, **more)
   files = {net: checkpoint for net in snapshot.nets}
   if discriminator:
     files['D'] = discriminator
+  if more.get('ema'):
+    files['G_ema'] = more['ema']
   write(snapshot, files, out, overrides)
 
 
@@ -132,36 +158,11 @@ def write(snapshot, files: dict[str, str], out: str,
   from gans_jax.core import checkpoint as checkpoint_lib
   from gans_jax.core import compilation
   from gans_jax.core import config as config_lib
-  from gans_jax.core import system as system_lib
   from gans_jax.core import workdir as workdir_lib
-  from gans_jax.data import spec as spec_lib
-
-  config = config_lib.base(snapshot.system)
-  config_lib.assign(config, {**snapshot.settings, 'total_steps': 1})
-  config_lib.apply_overrides(config, overrides)
-  config_lib.validate(config)
 
   origin = {net: {'file': os.path.basename(path), 'sha256': sha256(path)}
             for net, path in files.items()}
-  spec = spec_lib.image_spec(
-      resolution=config.data.resolution, channels=config.data.channels,
-      num_classes=snapshot.num_classes, num_examples=0,
-      facts={'converted': origin}, extra=snapshot.extra)
-  if config.data.tokenizer:
-    from gans_jax.core import tokenizer
-    from gans_jax.data import tokens
-
-    spec = tokens.token_spec(spec, {
-        key: tokenizer.of_config(config, key)
-        for key, name in tokenizer.CONFIG_KEYS.items() if config.data[name]})
-  system = system_lib.create(config, spec)
-  # By shapes: what a file claims may be too large to be made.
-  expected = system_lib.abstract_state(system)
-  for net, variables in snapshot.nets.items():
-    check(variables, {'params': expected.params[net], **expected.mvars[net]},
-          files[net])
-  for net, variables in snapshot.ema.items():
-    check(variables, expected.ema[net], files[net])
+  config, spec, system = create(snapshot, files, overrides, origin)
 
   def start(key, nets, ema):
     state = system.init(key)
@@ -195,8 +196,58 @@ def write(snapshot, files: dict[str, str], out: str,
     checkpoints.wait()
 
 
-def read(format_: str, checkpoint: str, discriminator: str | None):
-  """Returns the `Snapshot` of official files; see `convert`."""
+def create(snapshot, files: dict[str, str], overrides: list[str], origin):
+  """Returns the (config, spec, System) of a snapshot that fits them.
+
+  Args:
+    snapshot, files, overrides: of `write`.
+    origin: what the identity of the data is made of.
+
+  Raises:
+    UserError: as of `convert`.
+  """
+  from gans_jax.core import config as config_lib
+  from gans_jax.core import system as system_lib
+  from gans_jax.data import spec as spec_lib
+
+  config = config_lib.base(snapshot.system)
+  config_lib.assign(config, {**snapshot.settings, 'total_steps': 1})
+  config_lib.apply_overrides(config, overrides)
+  config_lib.validate(config)
+  spec = spec_lib.image_spec(
+      resolution=config.data.resolution, channels=config.data.channels,
+      num_classes=snapshot.num_classes, num_examples=0,
+      facts={'converted': origin}, extra=snapshot.extra)
+  if config.data.tokenizer:
+    from gans_jax.core import tokenizer
+    from gans_jax.data import tokens
+
+    spec = tokens.token_spec(spec, {
+        key: tokenizer.of_config(config, key)
+        for key, name in tokenizer.CONFIG_KEYS.items() if config.data[name]})
+  system = system_lib.create(config, spec)
+  # By shapes: what a file claims may be too large to be made.
+  expected = system_lib.abstract_state(system)
+  for net, variables in snapshot.nets.items():
+    check(variables, {'params': expected.params[net], **expected.mvars[net]},
+          files[net])
+  for net, variables in snapshot.ema.items():
+    check(variables, expected.ema[net], files.get(f'{net}_ema', files[net]))
+  return config, spec, system
+
+
+def read(format_: str, checkpoint: str, discriminator: str | None,
+         ema: str | None = None, json: str | None = None,
+         truncation: float | None = None):
+  """Returns the `Snapshot` of official files; see `convert`.
+
+  Args:
+    format_, checkpoint, discriminator: see `convert`.
+    ema: file of the averaged generator, where `checkpoint` is the live one.
+    json: of 'pretrained_biggan', the config; the one beside the weights by
+      default.
+    truncation: of 'pretrained_biggan', whose statistics; 1 by default.
+  """
   from gans_jax.convert import torch_file
 
   if format_ in ('dcgan', 'wgan'):
@@ -205,7 +256,7 @@ def read(format_: str, checkpoint: str, discriminator: str | None):
     weights = torch_file.load(checkpoint)
     critic = torch_file.load(discriminator) if discriminator else None
     return dcgan.snapshot(format_, weights, critic)
-  if discriminator:
+  if discriminator and 'discriminator' not in _FLAGS.get(format_, ()):
     raise errors.UserError(
         f'--discriminator has no meaning with --format={format_}, whose files '
         'hold all networks. Leave it out.')
@@ -215,12 +266,68 @@ def read(format_: str, checkpoint: str, discriminator: str | None):
 
       return rosinality.from_checkpoint(torch_file.load(checkpoint),
                                         checkpoint)
+    if format_ == 'pretrained_biggan':
+      from gans_jax.convert import biggan
+
+      return biggan.pretrained_snapshot(
+          torch_file.load(checkpoint),
+          1.0 if truncation is None else truncation,
+          _json_beside(checkpoint, json))
+    if format_ == 'tfhub_biggan':
+      from gans_jax.convert import tfhub
+
+      return tfhub.snapshot(tfhub.load(checkpoint))
+    if format_ in ('biggan_pytorch', 'studiogan'):
+      return _read_pair(format_, checkpoint, discriminator, ema)
     return _read_pickle(format_, checkpoint)
-  except (AttributeError, IndexError, KeyError, TypeError, ValueError) as e:
+  except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError,
+          ValueError) as e:
     # Arrays and arguments of another shape or type than a network has.
     raise errors.UserError(
         f'{checkpoint} has a part that no network of --format={format_} has '
         f'({type(e).__name__}: {e}). Check the file and --format.') from e
+
+
+def _read_pair(format_: str, checkpoint: str, discriminator: str | None,
+               ema: str | None):
+  from gans_jax.convert import torch_file
+
+  files = [checkpoint, discriminator, ema]
+  if format_ == 'biggan_pytorch':
+    from gans_jax.convert import biggan
+
+    return biggan.snapshot(*(path and torch_file.load(path)
+                             for path in files))
+  from gans_jax.convert import studiogan
+
+  # Beside the weights lie an optimizer and facts of the run.
+  return studiogan.snapshot(*(
+      path and studiogan.state_dict(
+          torch_file.load(path, ignore_others=True), path) for path in files))
+
+
+def _json_beside(checkpoint: str, path: str | None):
+  """Returns the config of pytorch-pretrained-BigGAN, None if there is none.
+
+  Its files are config.json and pytorch_model.bin, or both with
+  'biggan-deep-128-' before.
+  """
+  import json
+
+  if path is None:
+    folder, name = os.path.split(checkpoint)
+    path = os.path.join(
+        folder, name.removesuffix('pytorch_model.bin') + 'config.json')
+    if not name.endswith('pytorch_model.bin') or not os.path.exists(path):
+      return None
+  try:
+    with open(path, encoding='utf-8') as file:
+      return json.load(file)
+  except (OSError, ValueError) as error:
+    raise errors.UserError(
+        f'{path} cannot be read as JSON ({error}). Expected the config.json '
+        'of pytorch-pretrained-BigGAN; check the path, or take it away.'
+    ) from error
 
 
 def _read_pickle(format_: str, checkpoint: str):
@@ -300,7 +407,18 @@ def convert_inception(checkpoint: str, out: str) -> str:
 
 
 def sha256(path: str) -> str:
-  """Returns the digest of a file in hexadecimal digits."""
+  """Returns the digest of a file in hexadecimal digits.
+
+  Of a directory or a name without ending: that of variables and their index.
+  """
+  if not os.path.isfile(path):
+    from gans_jax.convert import tensor_bundle
+
+    digest = hashlib.sha256()
+    for part in tensor_bundle.files(path):
+      with open(part, 'rb') as file:
+        digest.update(hashlib.file_digest(file, 'sha256').digest())
+    return digest.hexdigest()
   with open(path, 'rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
@@ -336,10 +454,20 @@ def main(argv: list[str]) -> int:
   direction.add_argument('--export', choices=['npz'],
                          help='of official weights, to be written')
   parser.add_argument('--checkpoint', metavar='FILE',
-                      help='with --format: the weights (of dcgan and wgan, '
-                           "the generator's)")
+                      help='with --format: the weights (where networks have '
+                           "files, the generator's)")
   parser.add_argument('--discriminator', metavar='FILE',
-                      help="of dcgan and wgan: the discriminator's")
+                      help='of dcgan, wgan, biggan_pytorch and studiogan: the '
+                           "discriminator's")
+  parser.add_argument('--ema', metavar='FILE',
+                      help='of biggan_pytorch and studiogan: the averaged '
+                           "generator's, beside the live one's")
+  parser.add_argument('--json', metavar='FILE',
+                      help='of pretrained_biggan (default: the config.json '
+                           'beside the weights)')
+  parser.add_argument('--truncation', type=float, metavar='T',
+                      help='of pretrained_biggan: whose statistics, above 0 '
+                           'and up to 1 (default: 1)')
   parser.add_argument('--yaml', metavar='FILE',
                       help='of taming (default: the one beside the weights)')
   parser.add_argument('--transformer', metavar='FILE', help='of maskgit')
@@ -351,15 +479,10 @@ def main(argv: list[str]) -> int:
   if not getattr(args, needed):
     raise errors.UserError(
         f'--{"export" if args.export else "format"} needs --{needed}.')
-  allowed = {'format': ('checkpoint', 'discriminator'),
-             'taming': ('checkpoint', 'yaml'),
-             'maskgit': ('checkpoint', 'transformer'),
-             'inception': ('checkpoint',), 'export': ('workdir', 'step')}
-  kind = 'export' if args.export else (
-      args.format if args.format in allowed else 'format')
-  unused = [f'--{name}' for name in ('checkpoint', 'discriminator', 'yaml',
-                                     'transformer', 'workdir', 'step')
-            if getattr(args, name) is not None and name not in allowed[kind]]
+  kind = 'export' if args.export else args.format
+  allowed = _FLAGS.get(kind, _PAIR)
+  unused = [f'--{name}' for name in _EVERY_FLAG
+            if getattr(args, name) is not None and name not in allowed]
   if kind in ('inception', 'export'):
     unused += [f'--config.{override}' for override in overrides]
   if unused:
@@ -367,8 +490,8 @@ def main(argv: list[str]) -> int:
         f'format={args.format}')
     raise errors.UserError(
         f'{unused[0]} has no meaning with --{choice}, which takes '
-        f'{", ".join("--" + name for name in allowed[kind])} and --out. Leave '
-        'it out.')
+        f'{", ".join("--" + name for name in allowed)} and --out. Leave it '
+        'out.')
   if args.export:
     export(args.workdir, args.out, args.step)
     print(args.out)
@@ -396,9 +519,15 @@ def main(argv: list[str]) -> int:
     args.out = convert_stages(found, files, args.out, overrides)
   else:
     convert(args.format, args.checkpoint, args.discriminator, args.out,
-            overrides)
+            overrides, ema=args.ema, json=args.json,
+            truncation=args.truncation)
+  hint = ''
+  if args.format == 'pretrained_biggan':
+    # Its latents are as truncated as its statistics say.
+    hint = (f' --truncation={args.truncation or 1.0:g}'
+            ' --option=truncation_form=scale')
   print(f'{args.out}: try\n'
-        f'  python -m gans_jax.sample --workdir={args.out} --seeds=0-63')
+        f'  python -m gans_jax.sample --workdir={args.out} --seeds=0-63{hint}')
   return cli.DONE
 
 

@@ -3,6 +3,7 @@
 `generator` and `discriminator` take those of ajbrock/BigGAN-PyTorch (G.pth,
 G_ema.pth, D.pth; BigGAN and BigGAN-deep, shared embedding or not),
 `pretrained` the deep generators of huggingface's pytorch-pretrained-BigGAN.
+`snapshot` and `pretrained_snapshot` add the config that the weights imply.
 
 Layouts: convolutions OIHW -> HWIO, linear layers transposed. Channels of the
 first map are the slowest axis of BigGAN-PyTorch's first layer and the fastest
@@ -12,21 +13,31 @@ evaluation does.
 """
 
 from collections.abc import Mapping
+import re
 from typing import Any
 
 import numpy as np
 
+from gans_jax.convert import snapshot as snapshot_lib
 from gans_jax.core import errors
+from gans_jax.systems import biggan
+from gans_jax.systems import sngan
 
 State = Mapping[str, np.ndarray]
 Variables = dict[str, Any]
+
+# What BigGAN-PyTorch logs, or counts with.
+_IGNORED = r'.*\.(u[1-9]|sv\d+|accumulation_counter|num_batches_tracked)'
+
+# Elements of a state dict, at most: a tensor can claim any number of them.
+_MOST = 2**30
 
 # Statistics of pytorch-pretrained-BigGAN: one table for each of 51
 # truncations 0, 0.02, ..., 1.
 STEPS = 50
 
 
-class _Writer:
+class Writer:
   """Collects a network's variables, layer by layer.
 
   Attributes:
@@ -34,8 +45,24 @@ class _Writer:
   """
 
   def __init__(self, state: State, what: str):
+    """Starts from a state dict of `what`, such as 'a generator of X'.
+
+    Raises:
+      UserError: it is no state dict.
+    """
+    if not isinstance(state, Mapping) or not state or not all(
+        isinstance(key, str) and isinstance(value, np.ndarray | np.generic)
+        for key, value in state.items()):
+      raise errors.UserError(
+          f'The file holds {type(state).__name__}, and not the arrays of '
+          f'{what} by name. Check the file and the format.')
+    if sum(value.size for value in state.values()) > _MOST:
+      raise errors.UserError(
+          f'The arrays of the file claim more than {_MOST} numbers, which '
+          f'{what} never has. The file is damaged or of another kind.')
     self._state = state
     self._what = what
+    self._seen = set()
     self.variables: Variables = {'params': {}, 'spectral': {},
                                  'batch_stats': {}}
 
@@ -47,6 +74,7 @@ class _Writer:
       raise errors.UserError(
           f'The checkpoint has no {key!r}, which {self._what} has. Check the '
           'file and the format.')
+    self._seen.add(key)
     return np.asarray(self._state[key], np.float32)
 
   def put(self, collection: str, path: str, **values) -> None:
@@ -87,6 +115,11 @@ class _Writer:
 
   def table(self, path: str, key: str) -> None:
     """Puts an embedding [classes, features]."""
+    if f'{key}.weight_orig' in self:
+      self.put('params', path, embedding=self.get(f'{key}.weight_orig'))
+      self.put('spectral', path, **{
+          n: self.get(f'{key}.weight_{n}')[None] for n in 'uv'})
+      return
     weight = self.get(f'{key}.weight')
     self.put('params', path, embedding=weight)
     if f'{key}.u0' in self:
@@ -100,7 +133,20 @@ class _Writer:
       self.layer(f'{path}/{name}', key)
     self.put('params', path, gamma=gamma.reshape(()))
 
-  def result(self) -> Variables:
+  def result(self, ignored: str) -> Variables:
+    """Returns the variables.
+
+    Args:
+      ignored: pattern of keys that need not have been read.
+
+    Raises:
+      UserError: arrays are left over.
+    """
+    for key in self._state:
+      if key not in self._seen and not re.fullmatch(ignored, key):
+        raise errors.UserError(
+            f'The checkpoint has {key!r}, which {self._what} that can be '
+            'converted has not. Check the file and the format.')
     return {name: tree for name, tree in self.variables.items() if tree}
 
 
@@ -138,7 +184,7 @@ def generator(state: State) -> Variables:
   Raises:
     UserError: arrays are missing.
   """
-  out = _Writer(state, 'a generator of BigGAN-PyTorch')
+  out = Writer(state, 'a generator of BigGAN-PyTorch')
   deep, blocks = _is_deep(state), _blocks(state)
   shared = 'shared.weight' in state
   if shared:
@@ -164,12 +210,12 @@ def generator(state: State) -> Variables:
   out.put('params', 'bn_out/norm', scale=out.get('output_layer.0.gain'),
           bias=out.get('output_layer.0.bias'))
   out.layer('conv_out', 'output_layer.2')
-  return out.result()
+  return out.result(_IGNORED)
 
 
 def discriminator(state: State) -> Variables:
   """Returns the variables of a discriminator of BigGAN-PyTorch."""
-  out = _Writer(state, 'a discriminator of BigGAN-PyTorch')
+  out = Writer(state, 'a discriminator of BigGAN-PyTorch')
   deep, blocks = _is_deep(state), _blocks(state)
   if deep:
     out.layer('conv_in', 'input_conv')
@@ -186,10 +232,10 @@ def discriminator(state: State) -> Variables:
                f'blocks.{i}.{2 if deep else 1}')
   out.layer('dense', 'linear')
   out.table('embed', 'embed')
-  return out.result()
+  return out.result(_IGNORED)
 
 
-def _statistics(out: _Writer, path: str, key: str) -> None:
+def _statistics(out: Writer, path: str, key: str) -> None:
   # With --mybn or --cross_replica they are one level deeper.
   for prefix, mean, var in ((key, 'stored_mean', 'stored_var'),
                             (f'{key}.bn', 'stored_mean', 'stored_var'),
@@ -201,7 +247,7 @@ def _statistics(out: _Writer, path: str, key: str) -> None:
   out.get(f'{key}.stored_mean')
 
 
-def _attention(out: _Writer, path: str, key: str) -> None:
+def _attention(out: Writer, path: str, key: str) -> None:
   if f'{key}.gamma' in out:
     out.attention(path, {n: f'{key}.{n}' for n in ('theta', 'phi', 'g', 'o')},
                   out.get(f'{key}.gamma'))
@@ -226,7 +272,7 @@ def pretrained(state: State, truncation: float = 1.0) -> Variables:
     raise errors.UserError(
         f'truncation is {truncation}; this checkpoint has statistics for '
         'truncations above 0 and up to 1.')
-  out = _Writer(state, 'a generator of pytorch-pretrained-BigGAN')
+  out = Writer(state, 'a generator of pytorch-pretrained-BigGAN')
   position = truncation * STEPS
   low = min(int(position + 1e-6), STEPS - 1)
   share = min(max(position - low, 0.0), 1.0)
@@ -265,4 +311,172 @@ def pretrained(state: State, truncation: float = 1.0) -> Variables:
   out.put('params', 'bn_out/norm', scale=out.get('generator.bn.weight'),
           bias=out.get('generator.bn.bias'))
   out.layer('conv_out', 'generator.conv_to_rgb')
-  return out.result()
+  return out.result('.*')
+
+
+# --- Configs -----------------------------------------------------------------
+
+
+def ema_of(convert, state: State | None) -> dict[str, Variables]:
+  """Returns {'G': averaged variables}; {} without a state dict."""
+  return {} if state is None else {'G': convert(state)}
+
+
+def snapshot(g_state: State, d_state: State | None = None,
+             ema_state: State | None = None) -> snapshot_lib.Snapshot:
+  """Returns what a workdir of BigGAN-PyTorch's networks is made of.
+
+  Args:
+    g_state: the state dict of G.pth or G_ema.pth.
+    d_state: that of D.pth, if there is one.
+    ema_state: that of G_ema.pth, where `g_state` is not.
+
+  Raises:
+    UserError: other networks, or widths that are not BigGAN's.
+  """
+  nets = {'G': generator(g_state)}
+  deep, shared = _is_deep(g_state), 'shared.weight' in g_state
+  gain = g_state['blocks.0.0.bn1.gain.weight'].shape
+  inputs = g_state['linear.weight'].shape[1]
+  shared_dim = g_state['shared.weight'].shape[1] if shared else 0
+  chunk = gain[1] - shared_dim if shared and not deep else 0
+  stages = len(widths(nets['G'], 'up', deep))
+  values = {
+      **of_generator(nets['G'], deep),
+      'model.shared': shared,
+      'model.hierarchical': deep or chunk > 0,
+      'model.z_dim': (inputs - shared_dim if deep else
+                      inputs * (stages + 1) if chunk else inputs),
+      'model.order': 'class_first',
+      'model.spectral_norm': 'biggan_pytorch',
+      'model.bn_epsilon': 1e-5,
+  }
+  if shared:
+    values['model.shared_dim'] = shared_dim
+  if d_state is not None:
+    nets['D'] = discriminator(d_state)
+    values |= of_discriminator(nets['D'], deep, values)
+  classes = g_state['shared.weight'].shape[0] if shared else gain[0]
+  return snapshot_lib.Snapshot('biggan', values, nets,
+                               ema_of(generator, ema_state), classes)
+
+
+def pretrained_snapshot(state: State, truncation: float = 1.0,
+                        config: Mapping[str, Any] | None = None
+                        ) -> snapshot_lib.Snapshot:
+  """Returns what a workdir of pytorch-pretrained-BigGAN is made of.
+
+  Args:
+    state: the state dict of pytorch_model.bin.
+    truncation: whose statistics, see `pretrained`.
+    config: of config.json, if there is one: it must agree.
+
+  Raises:
+    UserError: another network, or another config.
+  """
+  variables = pretrained(state, truncation)
+  shared_dim, classes = state['embeddings.weight'].shape
+  rgb, ch = state['generator.conv_to_rgb.weight_orig'].shape[:2]
+  values = {
+      **of_generator(variables, True),
+      'data.channels': 3,
+      'model.shared_dim': shared_dim,
+      'model.z_dim': state['generator.gen_z.weight_orig'].shape[1] - shared_dim,
+      'model.order': 'z_first',
+      'model.rgb_channels': rgb,
+      'model.spectral_norm': 'pretrained_biggan',
+      'model.bn_epsilon': 1e-4,
+  }
+  if config is not None:
+    if not isinstance(config, Mapping):
+      raise errors.UserError(
+          'The config.json is no dictionary. Expected that of '
+          'pytorch-pretrained-BigGAN.')
+    weights = {'output_dim': values['data.resolution'],
+               'z_dim': values['model.z_dim'], 'class_embed_dim': shared_dim,
+               'channel_width': ch, 'num_classes': classes, 'eps': 1e-4,
+               'n_stats': STEPS + 1}
+    for key, value in weights.items():
+      if config.get(key, value) != value:
+        raise errors.UserError(
+            f'The config.json says {key} = {config[key]!r}, but the weights '
+            f'beside it are of a network with {value!r}. Give the config of '
+            'these weights, or take it away.')
+  return snapshot_lib.Snapshot('biggan', values, {'G': variables},
+                               num_classes=classes)
+
+
+def widths(variables: Variables, prefix: str, deep: bool) -> list[int]:
+  """Returns the output channels of blocks up_8, ... or block_0, ..."""
+  pattern = prefix + r'_(\d+)' + ('_b' if deep else '')
+  last = 'conv4' if deep else 'conv2'
+  found = {int(match[1]): tree[last]['kernel'].shape[-1]
+           for name, tree in variables['params'].items()
+           if (match := re.fullmatch(pattern, name))}
+  return [found[i] for i in sorted(found)]
+
+
+def attention_text(variables: Variables) -> str:
+  """Returns a value of model.attention_G: 'none', '64', '32_64'."""
+  sizes = sorted(int(name.partition('_')[2]) for name in variables['params']
+                 if name.startswith('attention_'))
+  return '_'.join(map(str, sizes)) or 'none'
+
+
+def of_generator(variables: Variables, deep: bool) -> dict[str, Any]:
+  """Returns settings that the shapes of G imply, of every code's networks.
+
+  Raises:
+    UserError: widths that are not BigGAN's.
+  """
+  g, variant = widths(variables, 'up', deep), 'deep' if deep else 'biggan'
+  resolution = 4 << len(g)
+  stem = variables['params']['dense']['kernel'].shape[1] // 16
+  ch = stem // biggan.plan(resolution, variant, 1, 1).stem
+  for layout in sngan.LAYOUTS:
+    expected = biggan.plan(resolution, variant, ch, 1, layout)
+    if (expected.stem, list(expected.g)) == (stem, g):
+      break
+  else:
+    raise errors.UserError(
+        f'The generator for {resolution} pixels has {stem} channels at 4x4 '
+        f'and then {", ".join(map(str, g))}; no BigGAN has such widths. Check '
+        'the file and the format.')
+  attention = attention_text(variables)
+  values = {
+      'data.resolution': resolution,
+      'data.channels': variables['params']['conv_out']['kernel'].shape[-1],
+      'data.labels': 'class',
+      'model.variant': variant,
+      'model.layout': layout,
+      'model.ch_G': ch,
+      'model.ch_D': ch,
+      'model.attention_G': attention,
+  }
+  if attention == 'none':
+    values['model.attention_D'] = 'none'
+  return values
+
+
+def of_discriminator(variables: Variables, deep: bool,
+                     values: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns settings that the shapes of D imply.
+
+  Args:
+    variables: of D.
+    deep: whether G is BigGAN-deep.
+    values: settings that G implies.
+
+  Raises:
+    UserError: D is not of this G.
+  """
+  d = widths(variables, 'block', deep)
+  resolution, variant = values['data.resolution'], values['model.variant']
+  expected = biggan.plan(resolution, variant, 1, 1)
+  ch = d[-1] // expected.d[-1] if d else 0
+  if d != [ch * n for n in expected.d]:
+    raise errors.UserError(
+        f'The discriminator has blocks of {", ".join(map(str, d)) or "no"} '
+        f'channels; that of {variant!r} at {resolution} pixels, as the '
+        'generator is, has other ones. Check that both files are of one run.')
+  return {'model.ch_D': ch, 'model.attention_D': attention_text(variables)}

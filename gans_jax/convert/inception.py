@@ -12,7 +12,6 @@ The form is told by the content, not by the name.
 
 import collections
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
 import functools
@@ -20,19 +19,21 @@ import io
 import math
 import os
 from typing import Any
-import zipfile
 
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gans_jax.convert import protobuf
 from gans_jax.convert import published
+from gans_jax.core import archives
 from gans_jax.core import errors
 from gans_jax.core import files
 from gans_jax.metrics import inception
 
 _BN_EPSILON = 1e-3
+_MAX_REPEATS = 2**20  # of the last value of a constant, in a GraphDef
 _FORMAT = 'gans_jax: FID Inception of 2015-12-05, folded'
 
 INCEPTION = published.Published(
@@ -322,19 +323,19 @@ def graph_constants(data: bytes, name: str) -> dict[str, np.ndarray]:
   """
   found = {}
   try:
-    for number, node in _fields(memoryview(data)):
+    for number, node in protobuf.fields(memoryview(data)):
       if number != 1:  # GraphDef.node
         continue
-      parts = list(_fields(node))
+      parts = list(protobuf.fields(node))
       # NodeDef.name and .op
-      key, op = (next((bytes(v).decode() for n, v in parts if n == i), '')
+      key, op = (next((_bytes(v).decode() for n, v in parts if n == i), '')
                  for i in (1, 2))
       for n, attribute in parts if op == 'Const' else ():
         if n != 5:  # NodeDef.attr, a map of name to AttrValue
           continue
-        entry = dict(_fields(attribute))
-        if bytes(entry[1]) == b'value':
-          tensor = dict(_fields(entry[2])).get(8)  # AttrValue.tensor
+        entry = dict(protobuf.fields(attribute))
+        if _bytes(entry[1]) == b'value':
+          tensor = dict(protobuf.fields(entry[2])).get(8)  # AttrValue.tensor
           array = None if tensor is None else _tensor_proto(tensor)
           if array is not None:
             found[key] = array
@@ -350,85 +351,62 @@ def graph_constants(data: bytes, name: str) -> dict[str, np.ndarray]:
 def _tensor_proto(data: memoryview) -> np.ndarray | None:
   """A TensorProto of floats; None when it is of another type."""
   fields = collections.defaultdict(list)
-  for number, value in _fields(data):
+  for number, value in protobuf.fields(data):
     fields[number].append(value)
   if fields[1] != [1]:  # dtype: DT_FLOAT
     return None
   shape = []
   for dimensions in fields[2]:  # tensor_shape
-    for number, dimension in _fields(dimensions):
+    for number, dimension in protobuf.fields(dimensions):
       if number == 2:  # dim, whose size is left out when 0
-        shape.append(dict(_fields(dimension)).get(1, 0))
+        shape.append(dict(protobuf.fields(dimension)).get(1, 0))
   # tensor_content, or float_val, whose last value stands for those left out.
-  content = b''.join(bytes(v) for v in fields[4] or fields[5])
+  content = b''.join(map(_bytes, fields[4] or fields[5]))
   values = np.frombuffer(content, '<f4')
   missing = math.prod(shape) - values.size
+  if missing > _MAX_REPEATS:
+    raise ValueError(f'a constant {shape} of {values.size} numbers')
   if values.size and missing > 0:
     values = np.pad(values, (0, missing), 'edge')
   return values.reshape(shape)
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-  """Yields (field number, value) of one message."""
-  position = 0
-  while position < len(data):
-    tag, position = _varint(data, position)
-    number, kind = tag >> 3, tag & 7
-    if kind == 0:
-      value, position = _varint(data, position)
-      yield number, value
-      continue
-    if kind == 2:
-      size, position = _varint(data, position)
-    elif kind in (1, 5):
-      size = 8 if kind == 1 else 4
-    else:
-      raise ValueError(f'wire type {kind}')
-    if number == 0 or position + size > len(data):
-      raise ValueError(f'field {number} of {size} bytes leaves its message')
-    yield number, data[position:position + size]
-    position += size
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-  value = 0
-  for i in range(10):
-    byte = data[position + i]
-    value |= (byte & 0x7F) << (7 * i)
-    if byte < 0x80:
-      return value, position + i + 1
-  raise ValueError('a number of more than 10 bytes')
+def _bytes(value: int | memoryview) -> bytes:
+  """The bytes of a field that has some; of a number they would be as many."""
+  if isinstance(value, int):
+    raise ValueError(f'the number {value} in place of bytes')
+  return bytes(value)
 
 
 def _is_ours(name: str) -> bool:
   try:
-    with zipfile.ZipFile(name) as archive:
+    with archives.open_whole(name) as archive:
       return 'source_sha256.npy' in archive.namelist()
-  except (OSError, zipfile.BadZipFile):
+  except (OSError, ValueError):
     return False
 
 
 def _read_ours(name: str) -> published.Weights:
   try:
-    with np.load(name, allow_pickle=False) as file:
-      arrays = {key: file[key] for key in file.files}
+    arrays = archives.read_npz(name)
     format_, sha256 = (
         str(arrays.pop(key)) for key in ('format', 'source_sha256'))
     if format_ != _FORMAT:
       raise ValueError(f'its format is {format_!r}, not {_FORMAT!r}')
-    expected = {key.replace('.', '/'): shape
-                for key, shape in _shapes().items()}
-    for key, shape in expected.items():
-      for part, size in (('kernel', shape), ('bias', shape[-1:])):
-        array = arrays[f'{key}/{part}']
-        if array.shape != size or array.dtype != np.float32:
-          raise ValueError(f'{key}/{part} is {array.dtype} '
-                           f'{list(array.shape)}, not float32 {list(size)}')
-        if not np.isfinite(array).all():
-          raise ValueError(f'{key}/{part} has NaN or infinity')
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+    wanted = {f'{key.replace(".", "/")}/{part}': size
+              for key, shape in _shapes().items()
+              for part, size in (('kernel', shape), ('bias', shape[-1:]))}
+    for key, size in wanted.items():
+      array = arrays[key]
+      if array.shape != size or array.dtype != np.float32:
+        raise ValueError(f'{key} is {array.dtype} {list(array.shape)}, not '
+                         f'float32 {list(size)}')
+      if not np.isfinite(array).all():
+        raise ValueError(f'{key} has NaN or infinity')
+  except (OSError, ValueError, KeyError) as e:
     raise errors.UserError(
         f'{name} is a damaged copy of the FID Inception weights ({e}). Convert '
         'the published file again.') from e
+  arrays = {key: arrays[key] for key in wanted}
   return published.Weights(
       {'params': flax.traverse_util.unflatten_dict(arrays, sep='/')}, sha256)

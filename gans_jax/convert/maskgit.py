@@ -67,6 +67,13 @@ def read(tokenizer: str, transformer_path: str | None = None
   Raises:
     UserError: files that are missing, damaged or of other networks.
   """
+  with snapshot.reading(' or '.join(filter(None, (
+      tokenizer, transformer_path)))):
+    return _read(tokenizer, transformer_path)
+
+
+def _read(tokenizer: str, transformer_path: str | None
+          ) -> dict[str, snapshot.Snapshot]:
   params = load(tokenizer)
   if 'encoder' not in params:
     raise errors.UserError(

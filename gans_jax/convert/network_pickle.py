@@ -33,6 +33,7 @@ from gans_jax.convert import torch_file
 from gans_jax.core import errors
 
 NAMES = ('G', 'D', 'G_ema')
+_MAX_MODULES = 10_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,7 +86,8 @@ def load(path: str | os.PathLike) -> dict[str, Network]:
       io.BytesIO(data), name, _allowed(name, len(data)), encoding='latin1')
   try:
     return dict(_networks(value))
-  except _Unexpected as e:
+  except (_Unexpected, AttributeError, RecursionError, TypeError,
+          ValueError) as e:
     raise errors.UserError(
         f'{name} is a pickle, but not of networks: {e}. Expected '
         'network-snapshot-NNNNNN.pkl of stylegan2-ada-pytorch or stylegan3, '
@@ -271,7 +273,7 @@ def _torch_network(module: _Module) -> Network:
   if not isinstance(arguments, dict):
     raise _Unexpected(f'{module.name} has no constructor arguments')
   tensors, attributes = {}, {}
-  for prefix, found in _modules(module, ''):
+  for prefix, found in _modules(module, '', [_MAX_MODULES]):
     for kind in ('_parameters', '_buffers'):
       for key, value in _mapping(found, kind).items():
         if isinstance(value, np.ndarray):
@@ -284,15 +286,22 @@ def _torch_network(module: _Module) -> Network:
   return Network('torch', module.name, arguments, tensors, attributes)
 
 
-def _modules(module: _Module, prefix: str, depth: int = 0
+def _modules(module: _Module, prefix: str, left: list[int]
              ) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Yields (prefix of the names, attributes) of a module and those in it."""
-  if depth > 8:
+  """Yields (prefix of the names, attributes) of a module and those in it.
+
+  Args:
+    module: the outer one.
+    prefix: of its names.
+    left: how many more there may be.
+  """
+  left[0] -= 1
+  if left[0] < 0 or prefix.count('.') > 8:
     raise _Unexpected('its modules are nested without end')
   yield prefix, module.attributes
   for key, child in _mapping(module.attributes, '_modules').items():
     if isinstance(child, _Module):
-      yield from _modules(child, f'{prefix}{key}.', depth + 1)
+      yield from _modules(child, f'{prefix}{key}.', left)
 
 
 def _tensorflow_network(network: _Network) -> Network:
@@ -305,12 +314,13 @@ def _tensorflow_network(network: _Network) -> Network:
                    {str(i): x for i, x in enumerate(values)})
   name = str(state.get('build_func_name', ''))
   return Network('tensorflow', name, _mapping(state, 'static_kwargs'),
-                 dict(_variables(state, '')))
+                 dict(_variables(state, '', [_MAX_MODULES])))
 
 
-def _variables(state: Mapping[str, Any], prefix: str, depth: int = 0
+def _variables(state: Mapping[str, Any], prefix: str, left: list[int]
                ) -> Iterator[tuple[str, np.ndarray]]:
-  if depth > 4:
+  left[0] -= 1
+  if left[0] < 0 or prefix.count('/') > 8:
     raise _Unexpected('its components are nested without end')
   if not isinstance(state.get('variables'), list):
     raise _Unexpected('a network has no list of variables')
@@ -324,7 +334,7 @@ def _variables(state: Mapping[str, Any], prefix: str, depth: int = 0
   for key, component in _mapping(state, 'components').items():
     if isinstance(component, _Network):
       yield from _variables(getattr(component, 'state', {}),
-                            f'{prefix}{key}/', depth + 1)
+                            f'{prefix}{key}/', left)
 
 
 def _mapping(attributes: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ the caller; a name outside the table ends the reading with an error.
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import os
 import pickle
 import pickletools
 from typing import Any
@@ -92,19 +93,65 @@ def load(
         'damaged or of another kind; fetch it again.') from e
 
 
+class _Bounded:
+  """A file that makes no room for more than it holds."""
+
+  def __init__(self, file: BinaryIO):
+    self._file = file
+    self.tell, self.readline = file.tell, file.readline
+    start = file.tell()
+    self._end = file.seek(0, os.SEEK_END)
+    file.seek(start)
+
+  def read(self, size: int) -> bytes:
+    return self._file.read(max(0, min(size, self._end - self._file.tell())))
+
+
+# Objects in a pickle, one that is used twice counted twice.
+_MAX_OBJECTS = 10**7
+
+
 def _check_claims(file: BinaryIO) -> None:
-  """Raises ValueError for a pickle that claims more memory than it fills.
+  """Raises ValueError for a pickle that claims more than it holds.
 
   A few bytes can name the billionth place of the memo, for which the
-  unpickler would make room. Lengths of strings that the file does not hold
-  are errors of `genops`. Reads one pickle and goes back to its start.
+  unpickler would make room; or put a tuple twice into a tuple, that twice into
+  the next, and so on: to hash or to print the fiftieth takes years. Lengths of
+  strings that the file does not hold are errors of `genops`. Reads one pickle
+  and goes back to its start.
   """
-  start, places = file.tell(), 0
-  for opcode, argument, _ in pickletools.genops(file):
-    if opcode.name == 'MEMOIZE':
-      places += 1
-    elif opcode.name in ('PUT', 'BINPUT', 'LONG_BINPUT'):
-      places += 1
-      if argument > 2 * places + 1000:
-        raise ValueError(f'place {argument} in a memo of {places}')
+  start = file.tell()
+  # Of every object a list of how many are in it, shared with the memo.
+  stack, marks, memo = [], [], {}
+  for opcode, argument, _ in pickletools.genops(_Bounded(file)):
+    name, before = opcode.name, opcode.stack_before
+    if name in ('MEMOIZE', 'PUT', 'BINPUT', 'LONG_BINPUT'):
+      place = len(memo) if name == 'MEMOIZE' else argument
+      memo[place] = stack[-1]
+      if place > 2 * len(memo) + 1000:
+        raise ValueError(f'place {place} in a memo of {len(memo)}')
+    elif name in ('GET', 'BINGET', 'LONG_BINGET'):
+      stack.append(memo[argument])
+    elif name == 'DUP':
+      stack.append(stack[-1])
+    elif name == 'MARK':
+      marks.append(len(stack))
+    elif name == 'POP' and marks and marks[-1] == len(stack):
+      marks.pop()
+    else:
+      at = (marks.pop() - before.index(pickletools.markobject)
+            if pickletools.markobject in before else
+            len(stack) - len(before))
+      if at < 0:
+        raise ValueError(f'nothing to {name}')
+      taken, stack[at:] = stack[at:], []
+      total = sum(count[0] for count in taken)
+      if total > _MAX_OBJECTS:
+        raise ValueError(f'an object of more than {_MAX_OBJECTS} others')
+      if name in ('APPEND', 'APPENDS', 'SETITEM', 'SETITEMS', 'ADDITEMS',
+                  'BUILD'):
+        taken[0][0] = total
+        stack.append(taken[0])
+      else:
+        stack.extend([1 + total] for _ in opcode.stack_after)
   file.seek(start)

@@ -90,15 +90,23 @@ def load_yaml(path: str | os.PathLike) -> dict[str, Any]:
   """
   import yaml
 
+  class Loader(yaml.SafeLoader):
+    """Without references, which can stand for billions of values."""
+
+    def compose_node(self, parent, index):
+      if self.check_event(yaml.AliasEvent):
+        raise yaml.YAMLError('it has references (*name)')
+      return super().compose_node(parent, index)
+
   name = os.fspath(path)
   try:
     with open(path, encoding='utf-8') as file:
-      found = yaml.safe_load(file)
+      found = yaml.load(file, Loader)
   except OSError as e:
     raise errors.UserError(
         f'{name} cannot be read: {e.strerror or e}. Expected the .yaml beside '
         'the .ckpt; check the path.') from e
-  except (yaml.YAMLError, UnicodeDecodeError) as e:
+  except Exception as e:  # Dates and numbers raise what Python's do.
     raise errors.UserError(
         f'{name} is no YAML of plain values ({" ".join(str(e).split())}). '
         'Fetch it again.') from e
@@ -128,7 +136,12 @@ def snapshots(checkpoint: str | os.PathLike, path: str | None = None
     UserError: files that are missing, damaged or of other networks.
   """
   path = path or find_yaml(checkpoint)
-  model, state = load_yaml(path), load_state(checkpoint)
+  with snapshot.reading(f'{checkpoint} or {path}'):
+    return _snapshots(load_yaml(path), load_state(checkpoint), path)
+
+
+def _snapshots(model: Mapping[str, Any], state: State, path: str
+               ) -> dict[str, snapshot.Snapshot]:
   if 'transformer_config' not in model['params']:
     return {'': _vqgan(model, state, path, 'image')}
   params = model['params']

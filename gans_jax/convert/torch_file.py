@@ -12,6 +12,7 @@ elements. Strides matter: files hold transposed tensors as transposed.
 
 import collections
 import io
+import math
 import os
 from typing import Any
 from typing import BinaryIO
@@ -21,10 +22,12 @@ import ml_dtypes
 import numpy as np
 
 from gans_jax.convert import safe_pickle
+from gans_jax.core import archives
 from gans_jax.core import errors
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
+_MAX_REPEATED = 2**20
 
 _DTYPES = {
     'DoubleStorage': np.float64,
@@ -88,7 +91,11 @@ def load(path: str | os.PathLike, ignore_others: bool = False) -> Any:
   name = os.fspath(path)
   try:
     with open(path, 'rb') as file:
-      if zipfile.is_zipfile(file):
+      try:
+        zipped = zipfile.is_zipfile(file)
+      except zipfile.BadZipFile:
+        zipped = True
+      if zipped:
         return _load_zip(file, name, ignore_others)
       file.seek(0)
       return _load_legacy(file, name, os.fstat(file.fileno()).st_size)
@@ -112,7 +119,7 @@ def load_stream(data: bytes, name: str) -> Any:
 
 def _load_zip(file: BinaryIO, name: str, ignore_others: bool) -> Any:
   try:
-    archive = zipfile.ZipFile(file)
+    archive = archives.open_whole(file)
     pickles = [n for n in archive.namelist() if n.endswith('/data.pkl')]
     if len(pickles) != 1:
       raise errors.UserError(
@@ -120,11 +127,13 @@ def _load_zip(file: BinaryIO, name: str, ignore_others: bool) -> Any:
           'data.pkl; a PyTorch checkpoint has one. Check the path.')
     root = pickles[0].removesuffix('data.pkl')
     if root + 'byteorder' in archive.namelist():
-      order = archive.read(root + 'byteorder').decode()
-      if order != 'little':
+      order = bytes(archives.read(
+          archive, archive.getinfo(root + 'byteorder')))
+      if order != b'little':
         raise errors.UserError(
-            f'{name} was saved with byte order {order!r}; only little-endian '
-            'files are read. Save it again on a little-endian machine.')
+            f'{name} was saved with byte order {order.decode("latin1")!r:.40}; '
+            'only little-endian files are read. Save it again on such a '
+            'machine.')
 
     storages = {}
 
@@ -139,14 +148,13 @@ def _load_zip(file: BinaryIO, name: str, ignore_others: bool) -> Any:
           raise ValueError(f'storage {key} holds {entry.file_size} bytes, not '
                            f'{numel} x {dtype.itemsize}')
         # A bytearray, not bytes: arrays that callers may write to.
-        storages[key] = np.frombuffer(
-            bytearray(archive.read(entry)), dtype)
+        storages[key] = np.frombuffer(archives.read(archive, entry), dtype)
       return storages[key]
 
-    with archive.open(pickles[0]) as stream:
-      allowed = _OrIgnored(_allowed()) if ignore_others else _allowed()
-      return safe_pickle.load(stream, name, allowed, storage)
-  except zipfile.BadZipFile as e:
+    stream = io.BytesIO(archives.read(archive, archive.getinfo(pickles[0])))
+    allowed = _OrIgnored(_allowed()) if ignore_others else _allowed()
+    return safe_pickle.load(stream, name, allowed, storage)
+  except ValueError as e:
     raise errors.UserError(
         f'{name} is a damaged zip archive ({e}); fetch it again.') from e
 
@@ -156,7 +164,8 @@ def _load_legacy(file: BinaryIO, name: str, size: int) -> Any:
   if header[0] != _MAGIC or header[1] != _PROTOCOL:
     raise errors.UserError(
         f'{name} is a pickle but no PyTorch checkpoint (its first two entries '
-        f'are {header[0]!r:.40} and {header[1]!r:.40}). Check the path.')
+        f'are of types {type(header[0]).__name__} and '
+        f'{type(header[1]).__name__}, or other numbers). Check the path.')
   storages = {}
 
   def storage(pid):
@@ -178,14 +187,15 @@ def _load_legacy(file: BinaryIO, name: str, size: int) -> Any:
 
   value = safe_pickle.load(file, name, _allowed(), storage)
   keys = safe_pickle.load(file, name, {})
-  if set(keys) != set(storages):
+  if not isinstance(keys, list) or not all(
+      isinstance(key, str) for key in keys) or set(keys) != set(storages):
     raise errors.UserError(
         f'{name} lists storages that its tensors do not use, or the reverse; '
         'the file is damaged, fetch it again.')
   for key in keys:
     count = int.from_bytes(file.read(8), 'little')
-    if count != storages[key].size or file.readinto(
-        storages[key].view(np.uint8)) != storages[key].nbytes:
+    wanted = storages[key].view(np.uint8)
+    if count != storages[key].size or file.readinto(wanted) != wanted.size:
       raise errors.UserError(
           f'{name} ends early or is damaged: storage {key} should hold '
           f'{storages[key].size} elements. Fetch the file again.')
@@ -219,6 +229,9 @@ class _Namespace:
 
 def strided(storage, offset, size, stride, *_):
   """The strided view of a 1-D storage; all arguments in elements."""
+  # A stride of 0 repeats elements: of expanded tensors, never so many.
+  if math.prod(size) > max(storage.size, _MAX_REPEATED):
+    raise ValueError(f'a tensor {size} of {storage.size} numbers')
   last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
   if min((offset, *size, *stride)) < 0 or (
       0 not in size and last >= storage.size):

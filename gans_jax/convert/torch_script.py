@@ -8,6 +8,7 @@ every module is read as a dictionary of its attributes.
 
 import collections
 from collections.abc import Iterator
+import io
 import os
 import zipfile
 
@@ -15,7 +16,10 @@ import numpy as np
 
 from gans_jax.convert import safe_pickle
 from gans_jax.convert import torch_file
+from gans_jax.core import archives
 from gans_jax.core import errors
+
+_MAX_MODULES = 10_000
 
 # Names, not dtypes: pickle can call `__setstate__` of a NumPy dtype.
 _STORAGES = {
@@ -60,9 +64,12 @@ def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """
   name = os.fspath(path)
   try:
-    with zipfile.ZipFile(path) as archive:
+    with archives.open_whole(path) as archive:
       module = _unpickled(archive, _root(path), name)
-  except (KeyError, zipfile.BadZipFile) as e:
+  except OSError as e:
+    raise errors.UserError(
+        f'{name} cannot be read: {e.strerror or e}. Check the path.') from e
+  except (KeyError, ValueError) as e:
     raise errors.UserError(
         f'{name} is a damaged TorchScript archive ({e}); fetch it again.'
     ) from e
@@ -70,15 +77,20 @@ def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
     raise errors.UserError(
         f'{name} is a TorchScript archive without a module; expected the '
         'weights of a network. Check the path.')
-  return dict(_tensors(module, ''))
+  try:
+    return dict(_tensors(module, '', [_MAX_MODULES]))
+  except (TypeError, ValueError, RecursionError) as e:
+    raise errors.UserError(
+        f'{name} is a TorchScript archive of something else than a network '
+        f'({e}). Check the path.') from e
 
 
 def _root(path) -> str | None:
   """The folder of everything in the archive; None if it is none."""
   try:
-    with zipfile.ZipFile(path) as archive:
+    with archives.open_whole(path) as archive:
       entries = archive.namelist()
-  except (OSError, zipfile.BadZipFile):
+  except (OSError, ValueError):
     return None
   # `torch.save` writes no constants.
   roots = [entry.removesuffix('constants.pkl') for entry in entries
@@ -90,8 +102,12 @@ def _unpickled(archive: zipfile.ZipFile, root: str, name: str):
 
   def storage(pid):
     _, dtype, key, _, count = pid
-    return np.frombuffer(
-        archive.read(f'{root}data/{key}'), np.dtype(dtype), count)
+    if key not in storages:
+      entry = archive.getinfo(f'{root}data/{key}')
+      storages[key] = memoryview(archives.read(archive, entry)).toreadonly()
+    return np.frombuffer(storages[key], np.dtype(dtype), count)
+
+  storages = {}
 
   allowed = _Globals({
       'collections.OrderedDict': collections.OrderedDict,
@@ -100,13 +116,18 @@ def _unpickled(archive: zipfile.ZipFile, root: str, name: str):
   } | {f'torch.jit._pickle.{key}': safe_pickle.Call(lambda value, *_: value)
        for key in ('build_intlist', 'build_doublelist', 'build_boollist',
                    'build_tensorlist', 'restore_type_tag')})
-  with archive.open(f'{root}data.pkl') as stream:
-    return safe_pickle.load(stream, name, allowed, storage)
+  stream = io.BytesIO(archives.read(
+      archive, archive.getinfo(f'{root}data.pkl')))
+  return safe_pickle.load(stream, name, allowed, storage)
 
 
-def _tensors(module, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(module, prefix: str, left: list[int]
+             ) -> Iterator[tuple[str, np.ndarray]]:
+  left[0] -= 1
+  if left[0] < 0:
+    raise ValueError('its modules are nested without end')
   for key, value in vars(module).items():
     if isinstance(value, np.ndarray):
       yield prefix + key, value
     elif isinstance(value, collections.OrderedDict):
-      yield from _tensors(value, f'{prefix}{key}.')
+      yield from _tensors(value, f'{prefix}{key}.', left)

@@ -14,6 +14,7 @@ and of D in evaluation mode the logits of RandomState(2).uniform(-1, 1)
 image.
 """
 
+import importlib
 import json
 import pathlib
 import zlib
@@ -23,12 +24,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import pytorch_pretrained_biggan
+import runs
 import torch
 
+import gans_jax
 from gans_jax.convert import biggan as convert
+from gans_jax.core import cli
 from gans_jax.core import errors
 from gans_jax.nn import spectral_norm
 from gans_jax.systems import biggan
+
+command = importlib.import_module('gans_jax.convert.__main__')
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'biggan_pytorch.npz'
 FAST = {'xla_backend_optimization_level': 0}
@@ -136,7 +142,7 @@ LAYERS = [(False, 16, 16), (True, 16, 8), (False, 8, 8), (True, 8, 4),
           (False, 4, 4), (True, 4, 2), (False, 2, 2), (True, 2, 1)]
 
 
-def pretrained(**values):
+def pretrained(passes=3, **values):
   """Returns a network of the package with random weights and statistics."""
   config = pytorch_pretrained_biggan.BigGANConfig(
       z_dim=Z_DIM, class_embed_dim=Z_DIM, channel_width=WIDTH,
@@ -154,7 +160,7 @@ def pretrained(**values):
   net.load_state_dict(state)
   # Its vectors are random at first; each pass in training moves them.
   with torch.no_grad():
-    for _ in range(3):
+    for _ in range(passes):
       net.train()(torch.ones(1, Z_DIM), torch.eye(CLASSES)[:1], 1.0)
   return net.eval()
 
@@ -197,6 +203,107 @@ def test_statistics_between_two_tables():
                                atol=1e-5)
 
 
+# --- Configs -----------------------------------------------------------------
+
+
+def system_of(snapshot):
+  files = dict.fromkeys((*snapshot.nets, *snapshot.ema), 'a file')
+  return command.create(snapshot, files, [], {})[2]
+
+
+@pytest.mark.parametrize('kind', ['biggan', 'tables', 'deep'])
+def test_settings_of_biggan_pytorch(golden, kind):
+  """They make the network that `generator` makes by hand."""
+  state = state_dict(golden, f'{kind}/shapes')
+  snapshot = convert.snapshot(state, ema_state=state)
+  assert snapshot.system == 'biggan' and snapshot.num_classes == 5
+  net, expected = system_of(snapshot).nets['G'], generator(kind)
+  assert net == expected
+  assert snapshot.settings['model.z_dim'] == 16
+  critic = convert.discriminator(state_dict(
+      golden, 'deep/d_shapes' if kind == 'deep' else 'biggan/d_shapes'))
+  variant = 'deep' if kind == 'deep' else 'biggan'
+  assert convert.of_discriminator(critic, kind == 'deep', {
+      'data.resolution': 64, 'model.variant': variant}) == {
+          'model.ch_D': 4 if kind == 'deep' else 8, 'model.attention_D': '32'}
+  with pytest.raises(errors.UserError, match='other ones'):
+    convert.of_discriminator(critic, kind == 'deep', {
+        'data.resolution': 32, 'model.variant': variant})
+
+
+PUBLISHED = {128: [(16, 16), (16, 8), (8, 4), (4, 2), (2, 1)],
+             256: [(16, 16), (16, 8), (8, 8), (8, 4), (4, 2), (2, 1)],
+             512: [(16, 16), (16, 8), (8, 8), (8, 4), (4, 2), (2, 1), (1, 1)]}
+
+
+@pytest.mark.parametrize('resolution', [
+    128, *(pytest.param(r, marks=pytest.mark.slow) for r in (256, 512))])
+def test_settings_of_the_published_networks(resolution):
+  """By layer, at an eighth of the width and less."""
+  layers = [layer for a, b in PUBLISHED[resolution]
+            for layer in ((False, a, a), (True, a, b))]
+  theirs = pretrained(passes=0, layers=layers, attention_layer_position=8,
+                      output_dim=resolution)
+  state = {k: v.numpy() for k, v in theirs.state_dict().items()}
+  snapshot = convert.pretrained_snapshot(state, 0.5, theirs.config.to_dict())
+  system = system_of(snapshot)  # Every shape is as it should be.
+  assert snapshot.num_classes == CLASSES
+  settings = snapshot.settings
+  assert settings['data.resolution'] == resolution
+  assert settings['model.attention_G'] == '64'
+  assert (settings['model.z_dim'], settings['model.shared_dim']) == (6, 6)
+  assert settings['model.rgb_channels'] == settings['model.ch_G'] == WIDTH
+  assert system.nets['G'].rule == spectral_norm.RULES['pretrained_biggan']
+  assert system.nets['G'].order == 'z_first'
+  for config, words in (({'eps': 1e-5}, 'eps = 1e-05'), ([], 'no dictionary'),
+                        ({'output_dim': 64}, 'output_dim = 64')):
+    with pytest.raises(errors.UserError, match=words):
+      convert.pretrained_snapshot(state, 0.5, config)
+
+
+@pytest.mark.slow
+def test_a_small_network_through_the_command(tmp_path, capsys):
+  """Weights and config.json to the images of the package."""
+  theirs = pretrained(layers=LAYERS, attention_layer_position=4,
+                      output_dim=64)
+  path = tmp_path / 'biggan-deep-64-pytorch_model.bin'
+  torch.save(theirs.state_dict(), path)
+  config = tmp_path / 'biggan-deep-64-config.json'
+  config.write_text(theirs.config.to_json_string())
+
+  def call(*options):
+    return cli.call(command.main, [
+        '--format=pretrained_biggan', f'--checkpoint={path}', *options])
+
+  out = tmp_path / 'out'
+  assert call('--truncation=0.5', f'--out={out}') == cli.DONE
+  said = capsys.readouterr().out
+  assert '--truncation=0.5 --option=truncation_form=scale' in said
+  G = gans_jax.load(str(out))
+  labels = np.array([3, 6])
+  options = {'truncation': 0.5, 'truncation_form': 'scale'}
+  images = G([1, 2], label=labels, **options)
+  z = np.asarray(biggan.truncate(G.z([1, 2]), 0.5, 'scale'))
+  assert np.abs(z).max() <= 1
+  with torch.no_grad():
+    expected = theirs(torch.tensor(z), torch.eye(CLASSES)[labels],
+                      0.5).numpy().transpose(0, 2, 3, 1)
+  pixels = np.clip(expected * 127.5 + 128, 0, 255).astype(int)
+  assert expected.std() > 0.02
+  assert np.abs(images.astype(int) - pixels).max() <= 1
+
+  for options, words in (
+      (['--truncation=0'], 'truncation is 0.0'),
+      (['--discriminator=x'], '--discriminator has no meaning'),
+      ([f'--json={path}'], 'cannot be read as JSON'),
+      ([f'--json={tmp_path}/no.json'], 'cannot be read as JSON')):
+    runs.refused(capsys, call(*options, f'--out={tmp_path}/new'), words)
+  config.write_text('{"z_dim": 128}')
+  runs.refused(capsys, call(f'--out={tmp_path}/new'), 'z_dim = 128',
+               'network with 6')
+  assert not (tmp_path / 'new').exists()
+
+
 # --- Refusals ----------------------------------------------------------------
 
 
@@ -210,4 +317,7 @@ def test_bad_checkpoints_are_refused(golden):
   with pytest.raises(errors.UserError, match='truncation is 1.5'):
     convert.pretrained({}, 1.5)
   with pytest.raises(errors.UserError, match='embeddings.weight'):
-    convert.pretrained({})
+    convert.pretrained({'fc.weight': np.zeros((2, 2))})
+  for other in ({}, [], {'embeddings.weight': 'text'}):
+    with pytest.raises(errors.UserError, match='The file holds'):
+      convert.pretrained(other)
