@@ -22,6 +22,7 @@ from gans_jax.data import spec as spec_lib
 from gans_jax.data import transforms
 
 DATASET_JSON = 'dataset.json'
+_MAX_CLASSES = 2**20
 _MANY = 20_000
 
 
@@ -106,7 +107,8 @@ def create(
   sizes = _scan(reader, names, data_config.get('skip_corrupt', False))
   geometry = _resolve(root, sizes, transforms.geometry(data_config))
   spec = spec_lib.image_spec(
-      resolution=geometry.resolution, channels=geometry.channels,
+      resolution=geometry.resolution, size=geometry.size(),
+      channels=geometry.channels,
       num_examples=len(names), num_classes=count,
       class_names=class_names if count else (),
       facts={'files': [(name, files[name]) for name in names],
@@ -178,14 +180,17 @@ def _resolve(root, sizes, how: transforms.Geometry) -> transforms.Geometry:
         f'{"is" if len(odd) == 1 else "are"} not: {listed}. Expected one '
         f'size. {advice}')
   width, height = ranked[0]
-  if width != height and not free:
+  if not how.fits(width, height) and not free:
+    expected = ('squares' if how.aspect == (1, 1) else
+                f'width to height as {how.shape()}')
     raise errors.UserError(
-        f'The images of {root} are {common}; expected squares. {advice}')
+        f'The images of {root} are {common}; expected {expected}. {advice}')
   if not how.resolution:
-    side = max(width, height) if how.crop == 'pad' else min(width, height)
-    how = dataclasses.replace(how, resolution=side)
+    how = dataclasses.replace(
+        how, resolution=max(how.frame(width, height)))
+  wide, high = how.size()
   small = sum(len(names) for size, names in groups.items()
-              if min(size) < how.resolution)
+              if size[0] < wide or size[1] < high)
   if small and how.crop != 'pad':
     logging.warning('%d images of %s are smaller than %d px and are enlarged',
                     small, root, how.resolution)
@@ -193,6 +198,15 @@ def _resolve(root, sizes, how: transforms.Geometry) -> transforms.Geometry:
 
 
 # --- dataset.json -----------------------------------------------------------
+
+
+def max_json(files: Mapping[str, int]) -> int:
+  """Returns how many bytes of dataset.json are read.
+
+  It names files that are there, and classes; in memory it is ten times as
+  large and more.
+  """
+  return 2**24 + 8 * sum(len(name) + 32 for name in files)
 
 
 def read_dataset_json(
@@ -238,7 +252,7 @@ def read_dataset_json(
           f'Entry {number} of "labels" in {title} is {pair!r:.80}; expected '
           '["path.png", 3].')
     if not (isinstance(pair[1], int) and not isinstance(pair[1], bool)
-            and 0 <= pair[1] < 2**20):
+            and 0 <= pair[1] < _MAX_CLASSES):
       raise errors.UserError(
           f'The label of {pair[0]} in {title} is {pair[1]!r:.80}; expected a '
           'class number, 0 or more.')
@@ -254,7 +268,8 @@ def read_dataset_json(
   class_names = content.get('class_names') or ()
   if not (isinstance(class_names, (list, tuple))
           and all(isinstance(name, str) for name in class_names)
-          and len(class_names) in (0, *range(max(labels.values()) + 1, 2**20))):
+          and (not class_names
+               or max(labels.values()) < len(class_names) <= _MAX_CLASSES)):
     raise errors.UserError(
         f'"class_names" of {title} must be a list of at least '
         f'{max(labels.values()) + 1} strings.')

@@ -98,7 +98,9 @@ class Decoder:
           value = transforms.apply(transforms.decode(value, title), self._how,
                                    title)
         example[field['key']] = value
-    except (ValueError, struct.error) as error:
+    except errors.UserError:
+      raise
+    except Exception as error:  # Fields of hostile manifests raise anything.
       raise transforms.CorruptImage(f'{title} is damaged ({error}).') from None
     if at != len(record):
       raise transforms.CorruptImage(
@@ -114,8 +116,16 @@ class Source:
     from array_record.python import array_record_data_source
 
     self._folder = folder
-    self._records = array_record_data_source.ArrayRecordDataSource(
-        [os.path.join(folder, shard['file']) for shard in content['shards']])
+    self._shards = [(shard['file'], shard['count'])
+                    for shard in content['shards']]
+    try:
+      self._records = array_record_data_source.ArrayRecordDataSource(
+          [os.path.join(folder, name) for name, _ in self._shards])
+      count = len(self._records)
+    except Exception as error:  # Whatever its C++ code says of damage.
+      raise errors.UserError(
+          f'The shards of {folder} cannot be read ({error}). Copy them again '
+          'or prepare the data set again.') from None
     self._decode = Decoder(content['fields'], spec.keys + texts, how)
     self.spec = spec
     # Raw fields come first in the record: a table with fixed columns.
@@ -123,30 +133,43 @@ class Source:
         (field['key'], np.dtype(field['dtype']).newbyteorder('<'),
          tuple(field['shape'])) for field in content['fields']
         if field['encoding'] == 'raw'])
-    self.in_memory = set(spec.keys) <= set(self._columns.names or ())
-    if len(self._records) != len(self):
+    self.in_memory = bool(spec.keys) and (
+        set(spec.keys) <= set(self._columns.names or ()))
+    if count != len(self):
       raise errors.UserError(
-          f'The shards of {folder} hold {len(self._records)} records; the '
+          f'The shards of {folder} hold {count} records; the '
           f'manifest says {len(self)}. Prepare the data set again.')
 
   def __len__(self) -> int:
     return self.spec.num_examples
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    title = f'Record {index} of {self._folder}'
+    title = self._title(index)
     try:
       record = self._records[int(index)]
     except (ValueError, RuntimeError, OSError) as error:
       raise transforms.CorruptImage(
           f'{title} cannot be read ({error}). Check the data set with '
-          f'`python -m gans_jax.prepare --verify={self._folder}`.') from None
+          f'`python -m gans_jax.prepare --verify={self._folder}`, and copy or '
+          'prepare it again; data.skip_corrupt=true passes such records.'
+          ) from None
     return self._decode(record, title)
+
+  def _title(self, index) -> str:
+    place = int(index)
+    for name, count in self._shards:
+      if place < count:
+        return f'Record {place} of {os.path.join(self._folder, name)}'
+      place -= count
+    return f'Record {index} of {self._folder}'
 
   def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the arrays of several examples, stacked; one read for all."""
     try:
       records = self._records.__getitems__([int(i) for i in indices])
     except (ValueError, RuntimeError, OSError) as error:
+      for index in indices:
+        self[index]  # Says which it is.
       raise transforms.CorruptImage(
           f'{self._folder} cannot be read ({error}). Check the data set with '
           f'`python -m gans_jax.prepare --verify={self._folder}`.') from None
@@ -155,7 +178,7 @@ class Source:
           b''.join(record[:self._columns.itemsize] for record in records),
           self._columns)
       return {key: np.ascontiguousarray(table[key]) for key in self.spec.keys}
-    examples = [self._decode(record, f'Record {index} of {self._folder}')
+    examples = [self._decode(record, self._title(index))
                 for record, index in zip(records, indices, strict=True)]
     return {key: np.stack([example[key] for example in examples])
             for key in self.spec.keys}
@@ -208,12 +231,14 @@ def create_source(data_config, split: str):
       identity=spec_lib.identity_hash(
           {'prepared': content['identity'], 'labelled': labelled}))
   return Source(folder, content, spec, texts, transforms.Geometry(
-      content['resolution'], content['channels']))
+      content['resolution'], content['channels'],
+      aspect=transforms.aspect(content.get('aspect', ''))))
 
 
 def _zip_config(content) -> dict:
   return {'resolution': content['resolution'],
-          'channels': content['channels'], 'filter': content['filter']}
+          'channels': content['channels'], 'filter': content['filter'],
+          'aspect': content.get('aspect', '')}
 
 
 def _check(folder, content, data_config, split):
@@ -230,6 +255,13 @@ def _check(folder, content, data_config, split):
           f'data.{key} is {asked}, but {folder} was prepared with '
           f'{content[key]}. Set data.{key}={content[key]}, or prepare the '
           f'data set again with --{key}={asked}.')
+  asked = data_config.get('aspect', '')
+  was = transforms.aspect(content.get('aspect', ''))
+  if asked and transforms.aspect(asked) != was:
+    raise errors.UserError(
+        f'data.aspect is {asked}, but {folder} was prepared with '
+        f'{was[0]}:{was[1]}. Set it so, or prepare the data set again with '
+        f'--data.aspect={asked}.')
   kind = data_config.get('labels', 'none')
   have = content['labels']
   if kind not in ('none', 'auto', 'class', have) or (

@@ -37,6 +37,8 @@ _MODULES = {
     'scenes': 'scenes',
     'stacked_mnist': 'stacked_mnist',
 }
+# Those that give images which are not square.
+_ANY_ASPECT = ('folder', 'zip', 'prepared')
 _NEEDS_PATH = ('folder', 'zip', 'prepared', 'idx', 'cifar', 'tfds', 'mixture',
                'stacked_mnist')
 
@@ -63,5 +65,10 @@ def create_source(data_config, split: str = 'train'):
     raise errors.UserError(
         f'data.source is {name!r}; expected {kind}:'
         f'{"NAME" if kind in ("tfds", "mixture") else "PATH"}.')
+  if data_config.get('aspect', '') and kind not in _ANY_ASPECT:
+    raise errors.UserError(
+        f'data.aspect is {data_config.get("aspect")}, but data.source is '
+        f'{name!r}: images that are not square come from '
+        f'{", ".join(_ANY_ASPECT)} alone. Set data.aspect to nothing.')
   module = importlib.import_module(f'gans_jax.data.{_MODULES[kind]}')
   return module.create_source(data_config, split)

@@ -10,8 +10,8 @@ class DataSpec:
   """Static facts about one split of a data set.
 
   Attributes:
-    resolution: height and width of `image`, in pixels; 0 where examples are
-      not images (2-D points).
+    resolution: height and width of `image`, in pixels, the longer of them
+      where it is not square; 0 where examples are not images (2-D points).
     channels: channels of `image`: 3, or 1 for greyscale; 0 without images.
     num_classes: number of values of `label`; 0 when unlabelled.
     num_examples: examples in the split.
@@ -35,6 +35,13 @@ class DataSpec:
   identity: str = ''
   tokenizers: tuple[tuple[str, str, int], ...] = ()
 
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(height, width, channels) of `image`."""
+    shapes = {key: shape for key, shape, _ in self.shapes}
+    return shapes.get('image',
+                      (self.resolution, self.resolution, self.channels))
+
 
 def identity_hash(facts: dict) -> str:
   """Returns 16 hex digits that name `facts`, a JSON-able dict."""
@@ -51,19 +58,22 @@ def image_spec(
     num_classes: int = 0,
     class_names: tuple[str, ...] = (),
     extra: tuple[tuple[str, tuple[int, ...], str], ...] = (),
+    size: tuple[int, int] | None = None,
 ) -> DataSpec:
-  """Returns the spec of square images with, perhaps, a label.
+  """Returns the spec of images with, perhaps, a label.
 
   Args:
-    resolution: height and width in pixels.
+    resolution: height and width in pixels; the longer, with `size`.
     channels: 1 or 3.
     num_examples: examples in the split.
     facts: what decides the pixels and labels, hashed into the identity.
     num_classes: values of `label`; 0 leaves the key `label` out.
     class_names: a name per class, or empty.
     extra: (key, shape, dtype name) of further array keys.
+    size: (width, height); squares by default.
   """
-  shapes = [('image', (resolution, resolution, channels), 'uint8')]
+  width, height = size or (resolution, resolution)
+  shapes = [('image', (height, width, channels), 'uint8')]
   if num_classes:
     shapes.append(('label', (), 'int32'))
   shapes.extend(extra)

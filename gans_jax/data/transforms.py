@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import contextlib
 import dataclasses
 import io
+import math
 import os
 import re
 from typing import Any
@@ -37,6 +38,9 @@ BACKGROUNDS = {
 }
 EXTENSIONS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif',
               '.tiff', '.ppm', '.pgm')
+# What is opened at all. Of the other formats that Pillow knows, EPS starts
+# another program (Ghostscript) on the file, whatever the file is called.
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'DIB', 'GIF', 'TIFF', 'PPM')
 MAX_PIXELS = 2**27  # 134 Mpx: 402 MB once decoded
 MAX_BYTES = 2**28  # of one image file or zip member
 _MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA')
@@ -48,20 +52,21 @@ class CorruptImage(errors.UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-  """How every image of a data set becomes [resolution, resolution, channels].
+  """How every image of a data set becomes [height, width, channels].
 
   Attributes:
-    resolution: in pixels; 0 keeps the size of the files.
+    resolution: the longer side in pixels; 0 keeps the size of the files.
     channels: 3, or 1 (ITU-R 601-2 luma).
     filter: a key of FILTERS.
-    crop: 'none' wants images that are square already, 'center' cuts the
-      central square, 'pad' adds a black frame (up to `resolution` for smaller
-      images, which keeps the pixels of 28 px digits as they are; else up to a
-      square).
+    crop: 'none' wants images of the aspect already, 'center' cuts the largest
+      central part of it, 'pad' adds a black frame (up to `resolution` for
+      smaller images, which keeps the pixels of 28 px digits as they are; else
+      up to the aspect).
     background: RGB behind transparent pixels.
-    native_resize: images of several sizes, or not square, are cropped and
-      resized while reading. Without, they are refused: which filter and crop
-      made a data set is worth a decision.
+    native_resize: images of several sizes, or of another aspect, are cropped
+      and resized while reading. Without, they are refused: which filter and
+      crop made a data set is worth a decision.
+    aspect: width and height of the result, in lowest terms.
   """
 
   resolution: int = 0
@@ -70,12 +75,38 @@ class Geometry:
   crop: str = 'none'
   background: tuple[int, int, int] = (255, 255, 255)
   native_resize: bool = False
+  aspect: tuple[int, int] = (1, 1)
+
+  def size(self) -> tuple[int, int]:
+    """Returns (width, height) of the result; of a known resolution."""
+    unit = self.resolution // max(self.aspect)
+    return unit * self.aspect[0], unit * self.aspect[1]
+
+  def frame(self, width: int, height: int) -> tuple[int, int]:
+    """Returns (width, height) of the aspect, of what `crop` makes of a size."""
+    w, h = self.aspect
+    if self.crop == 'pad':
+      unit = max(-(-width // w), -(-height // h),
+                 self.resolution // max(w, h))
+    else:
+      unit = min(width // w, height // h)
+    return unit * w, unit * h
+
+  def fits(self, width: int, height: int) -> bool:
+    """Whether a size has the aspect."""
+    return width * self.aspect[1] == height * self.aspect[0]
+
+  def shape(self) -> str:
+    """What errors call the aspect."""
+    return 'square' if self.aspect == (1, 1) else '{}:{}'.format(*self.aspect)
 
   def facts(self) -> dict[str, Any]:
     """Returns what goes into the identity ('area' and 'box' are one)."""
     result = {**dataclasses.asdict(self),
               'filter': FILTERS[self.filter].name.lower()}
     del result['native_resize']  # decides what is refused, not the pixels
+    if self.aspect == (1, 1):
+      del result['aspect']  # squares have been so named since before it
     return result
 
 
@@ -98,9 +129,26 @@ def geometry(data_config) -> Geometry:
         f'data.channels is {channels}; expected 3 (colour) or 1 (grey).')
   _one_of('data.filter', name, tuple(FILTERS))
   _one_of('data.crop', crop, CROPS)
+  shape = aspect(data_config.get('aspect', ''))
+  if resolution % max(shape):
+    raise errors.UserError(
+        f'data.resolution is {resolution}, the longer side, which does not '
+        f'divide by {max(shape)} of data.aspect={shape[0]}:{shape[1]}.')
   return Geometry(resolution, channels, name, crop,
                   background(data_config.get('background', 255)),
-                  bool(data_config.get('native_resize', False)))
+                  bool(data_config.get('native_resize', False)), shape)
+
+
+def aspect(value: str) -> tuple[int, int]:
+  """Returns (width, height) in lowest terms of 'W:H'; '' is square."""
+  match = re.fullmatch(r'([1-9]\d{0,3}):([1-9]\d{0,3})', str(value) or '1:1')
+  if not match:
+    raise errors.UserError(
+        f'data.aspect is {value!r}; expected width:height, such as 2:1, or '
+        "'' for squares.")
+  width, height = int(match[1]), int(match[2])
+  common = math.gcd(width, height)
+  return width // common, height // common
 
 
 def background(value: int | str) -> tuple[int, int, int]:
@@ -147,19 +195,29 @@ def open_checked(
   try:
     with warnings.catch_warnings():
       warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-      image = Image.open(stream)
+      image = Image.open(stream, formats=FORMATS)
   except FileNotFoundError:
     raise errors.UserError(f'{name} does not exist.') from None
   except Image.DecompressionBombError as error:
     raise errors.UserError(f'{name}: {error}') from None
-  except (OSError, SyntaxError, ValueError, EOFError) as error:
-    raise CorruptImage(
-        f'{name} is not a readable image ({_reason(error)}). Replace or '
-        'remove it, or set data.skip_corrupt=true to pass such files.'
-        ) from None
+  except errors.UserError:
+    raise  # Of a stream that tells of itself, such as a member of a zip.
+  except Exception as error:  # Damaged images raise nearly every type.
+    raise _unreadable(name, error) from None
   with image:
-    _refuse_unsupported(image, name)
+    try:
+      _refuse_unsupported(image, name)
+    except errors.UserError:
+      raise
+    except Exception as error:
+      raise _unreadable(name, error) from None
     yield image
+
+
+def _unreadable(name: str, error: Exception) -> CorruptImage:
+  return CorruptImage(
+      f'{name} is not a readable image ({_reason(error)}). Replace or remove '
+      'it, or set data.skip_corrupt=true to pass such files.')
 
 
 def _reason(error: Exception) -> str:
@@ -177,9 +235,8 @@ def _refuse_unsupported(image: Image.Image, name: str) -> None:
   # A multi-picture JPEG (MPO) is a photo with a preview, not an animation.
   if getattr(image, 'is_animated', False) and image.format != 'MPO':
     raise errors.UserError(
-        f'{name} is animated ({getattr(image, "n_frames", "several")} '
-        'frames); expected a single picture. Save the frame you want as PNG, '
-        'or remove the file.')
+        f'{name} is animated; expected a single picture. Save the frame you '
+        'want as PNG, or remove the file.')
   if image.mode.startswith(('I', 'F')) or _deep(image):
     raise errors.UserError(
         f'{name} has 16 or more bits per channel (mode {image.mode}); '
@@ -223,7 +280,7 @@ def decode(data: bytes | str | os.PathLike, name: str) -> Image.Image:
         image.load()
       if 'exif' in image.info:
         image = ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+    except Exception as error:  # Damaged images raise nearly every type.
       raise CorruptImage(
           f'{name} is damaged or cut off ({_reason(error)}). Replace or '
           'remove it, or set data.skip_corrupt=true to pass such files.'
@@ -245,7 +302,10 @@ def check_header(stream: BinaryIO, name: str) -> tuple[int, int]:
     CorruptImage, UserError: as `decode`.
   """
   with open_checked(stream, name) as image:
-    size = oriented_size(image)
+    try:
+      size = oriented_size(image)
+    except Exception as error:  # What EXIF says is anybody's.
+      raise _unreadable(name, error) from None
     marker = _END_MARKERS.get(image.format)
   if marker:
     length = stream.seek(0, os.SEEK_END)
@@ -278,17 +338,16 @@ def apply(image: Image.Image, how: Geometry, name: str) -> np.ndarray:
     name: what errors call the image.
 
   Returns:
-    uint8 [R, R, C], with R the file's size if `how.resolution` is 0.
+    uint8 [H, W, C], of the file's size if `how.resolution` is 0.
 
   Raises:
-    UserError: not square, and no crop was asked for.
+    UserError: of another aspect, and no crop was asked for.
   """
   if image.mode in ('LA', 'RGBA'):
     image = composite(image, how.background)
-  image = squared(image, how, name)
-  if how.resolution and image.size != (how.resolution, how.resolution):
-    image = image.resize((how.resolution, how.resolution),
-                         FILTERS[how.filter])
+  image = framed(image, how, name)
+  if how.resolution and image.size != how.size():
+    image = image.resize(how.size(), FILTERS[how.filter])
   mode = 'L' if how.channels == 1 else 'RGB'
   if image.mode != mode:
     image = image.convert(mode)
@@ -303,25 +362,26 @@ def composite(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
   return Image.alpha_composite(canvas, image).convert('RGB')
 
 
-def squared(image: Image.Image, how: Geometry, name: str) -> Image.Image:
-  """Returns `image` made square as `how.crop` says."""
+def framed(image: Image.Image, how: Geometry, name: str) -> Image.Image:
+  """Returns `image` in the aspect, made so as `how.crop` says."""
   width, height = image.size
-  if how.crop == 'pad':
-    side = max(width, height, how.resolution)
-    if (width, height) == (side, side):
-      return image
-    # Pillow fills with black what lies outside.
-    left, top = -((side - width) // 2), -((side - height) // 2)
-    return image.crop((left, top, left + side, top + side))
-  if width == height:
+  if how.crop == 'none' and not how.fits(width, height):
+    raise errors.UserError(
+        f'{name} is {width}x{height}; expected a {how.shape()} image. Set '
+        'data.crop=center (or pad).')
+  if how.crop == 'none':
     return image
-  if how.crop == 'center':
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return image.crop((left, top, left + side, top + side))
-  raise errors.UserError(
-      f'{name} is {width}x{height}; expected a square image. Set '
-      'data.crop=center (or pad).')
+  wide, high = how.frame(width, height)
+  if (width, height) == (wide, high):
+    return image
+  # Pillow fills with black what lies outside.
+  left, top = (_middle(*pair) for pair in ((width, wide), (height, high)))
+  return image.crop((left, top, left + wide, top + high))
+
+
+def _middle(size: int, frame: int) -> int:
+  """Where a centred frame begins; negative where it is the larger."""
+  return (size - frame) // 2 if size >= frame else -((frame - size) // 2)
 
 
 def array_to_image(pixels: np.ndarray) -> Image.Image:

@@ -2,6 +2,10 @@
 
 Names of parameters are those of stylegan2-ada-pytorch (`kernel` for `weight`,
 in this project's order of axes).
+
+Networks that grow (figure 2d; configs B to D of table 1) are of the
+architecture 'orig' with conversions from and to colours at every resolution,
+as 'skip' has them, and a lod that blends two of them (nn/growing.py).
 """
 
 import dataclasses
@@ -13,9 +17,11 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from gans_jax.core import stages as stages_lib
 from gans_jax.nn import conv
 from gans_jax.nn import equalized
 from gans_jax.nn import fir
+from gans_jax.nn import growing
 from gans_jax.nn import minibatch
 from gans_jax.nn import modulated_conv
 from gans_jax.nn import pixel_norm
@@ -131,7 +137,7 @@ class SynthesisBlock(nn.Module):
   clamp: float | None = None
 
   @nn.compact
-  def __call__(self, x, image, ws, noise):
+  def __call__(self, x, image, ws, noise, grown=None):
     """Runs the block.
 
     Args:
@@ -140,6 +146,7 @@ class SynthesisBlock(nn.Module):
       ws: iterator of [N, C]: one for each convolution; the last, for ToRGB,
         is also the next block's first.
       noise: iterator of [N, h, w, 1] or None, for each convolution.
+      grown: blends the images, of networks that grow; or None.
     """
     pyramid, resolution = self.pyramid, self.resolution
     features = pyramid.channels(resolution)
@@ -166,12 +173,17 @@ class SynthesisBlock(nn.Module):
             make, gain=1.0, clamp=self.clamp and self.clamp * SQRT_HALF)
       x = make(name='conv1')(x, next(ws), next(noise))
       x = skip + x if residual else x
+    to_rgb = functools.partial(modulated_conv.ToRGB, pyramid.image_shape[2],
+                               self.clamp, dtype, name='torgb')
+    if grown is not None:
+      if grown.wants(resolution):
+        grown.add(resolution, to_rgb()(x, next(ws)))
+      return x, grown.image
     if image is not None:
       image = resample.upsample_skip(image)
     if (self.architecture == 'skip'
         or resolution == pyramid.resolutions()[-1]):
-      y = modulated_conv.ToRGB(pyramid.image_shape[2], self.clamp, dtype,
-                               name='torgb')(x, next(ws))
+      y = to_rgb()(x, next(ws))
       image = y if image is None else image + y
     return x, image
 
@@ -188,7 +200,9 @@ class Synthesis(nn.Module):
   clamp: float | None = None
 
   @nn.compact
-  def __call__(self, ws: jax.Array, noise: jax.Array | None) -> jax.Array:
+  def __call__(self, ws: jax.Array, noise: jax.Array | None,
+               lod: jax.Array | None = None,
+               stage: stages_lib.Stage | None = None) -> jax.Array:
     """Synthesizes.
 
     Layer l's w is ws[:, l]: b4 conv1 0, b4 torgb 1, b8 conv0 1, b8 conv1 2,
@@ -198,15 +212,21 @@ class Synthesis(nn.Module):
       ws: [N, L, C], L of `num_ws`.
       noise: [N, P] or [1, P], the maps of all layers (`noise_maps`) one after
         the other, or None.
+      lod, stage: of networks that grow, as in `Generator.synthesize`.
     """
-    x = image = None
+    x = image = grown = None
+    resolutions = self.pyramid.resolutions()
+    if lod is not None:
+      grown = growing.Blend(resolutions[-1], lod, stage)
+      resolutions = growing.sizes(grown.resolution)
     index, maps = 0, self._split(noise)
-    for resolution in self.pyramid.resolutions():
+    for resolution in resolutions:
       convolutions = 1 if resolution == 4 else 2
       x, image = SynthesisBlock(
           self.pyramid, resolution, self.architecture, self.clamp,
           name=f'b{resolution}')(
-              x, image, (ws[:, i] for i in range(index, ws.shape[1])), maps)
+              x, image, (ws[:, i] for i in range(index, ws.shape[1])), maps,
+              grown)
       index += convolutions
     return image
 
@@ -232,15 +252,22 @@ def noise_maps(pyramid: Pyramid) -> list[tuple[str, str, tuple[int, int]]]:
           for layer in (('conv1',) if r == 4 else ('conv0', 'conv1'))]
 
 
+def noise_size(pyramid: Pyramid) -> int:
+  """Pixels of the noise maps of all layers."""
+  return sum(math.prod(size) for _, _, size in noise_maps(pyramid))
+
+
 class Generator(nn.Module):
   """Mapping and synthesis, with what is not trained.
 
-  Collections: 'moving' {w_avg [C]}, the average w; 'noise' {b8: {conv0:
-  {noise_const [h, w]}}, ...}, fixed noise.
+  Collections: 'moving' {w_avg [C]}, the average w, and of networks that grow
+  `lod`, how far they are; 'noise' {b8: {conv0: {noise_const [h, w]}}, ...},
+  fixed noise.
 
   Attributes:
     pyramid, architecture, clamp: as in `SynthesisBlock`.
     w_dim, mapping_layers, classes, lr_multiplier: as in `MappingNetwork`.
+    first_lod: the lod of the untrained network; None: it does not grow.
   """
 
   pyramid: Pyramid
@@ -250,12 +277,15 @@ class Generator(nn.Module):
   mapping_layers: int = 8
   classes: int = 0
   lr_multiplier: float = 0.01
+  first_lod: float | None = None
 
   def setup(self):
     self.mapping = MappingNetwork(self.w_dim, self.mapping_layers, self.classes,
                            self.lr_multiplier)
     self.synthesis = Synthesis(self.pyramid, self.architecture, self.clamp)
     self.variable('moving', 'w_avg', jnp.zeros, (self.w_dim,))
+    if self.first_lod is not None:
+      self.variable('moving', 'lod', lambda: jnp.float32(self.first_lod))
     for r in self.pyramid.resolutions():
       self.variable('noise', f'b{r}', self._draw_noise, f'b{r}')
 
@@ -273,9 +303,23 @@ class Generator(nn.Module):
     """z [N, z_dim], labels [N] -> w [N, C]."""
     return self.mapping(z, labels)
 
-  def synthesize(self, ws: jax.Array, noise: jax.Array | None) -> jax.Array:
-    """ws [N, L, C] or one w [N, C] for all layers -> images."""
-    return self.synthesis(w_space.broadcast(ws, num_ws(self.pyramid)), noise)
+  def synthesize(self, ws: jax.Array, noise: jax.Array | None,
+                 lod: jax.Array | None = None,
+                 stage: stages_lib.Stage | None = None) -> jax.Array:
+    """Makes images.
+
+    Args:
+      ws: [N, L, C], or one w [N, C] for all layers.
+      noise: as in `Synthesis`; the maps of the stage's layers suffice.
+      lod: of networks that grow, float32 scalar; `moving/lod` by default.
+      stage: of networks that grow: compute images of its resolution, by its
+        layers. None: of the last resolution, where pixels repeat if lod is 1
+        or more, by all layers.
+    """
+    if lod is None and self.first_lod is not None:
+      lod = self.get_variable('moving', 'lod')
+    return self.synthesis(w_space.broadcast(ws, num_ws(self.pyramid)), noise,
+                          lod, stage)
 
   def constant_noise(self) -> jax.Array:
     """The fixed noise, [1, P]."""
@@ -285,6 +329,33 @@ class Generator(nn.Module):
 
 
 # --- Discriminator -----------------------------------------------------------
+
+
+def joins(x, architecture: str, grown, resolution: int) -> bool:
+  """Whether a block of D takes an image, see `from_rgb`."""
+  return (x is None or architecture == 'skip'
+          or grown is not None and grown.wants(resolution))
+
+
+def from_rgb(x, image, features: int, resolution: int, grown=None,
+             clamp: float | None = None):
+  """Features of an image, by the calling block's `fromrgb`, joined to x.
+
+  Args:
+    x: [N, h, w, features] of the blocks before, or None.
+    image: [N, h, w, channels].
+    features: channels of the result.
+    resolution: of the block.
+    grown: blends both, of networks that grow; None adds them.
+    clamp: bound of the features of the image; None for none.
+  """
+  y = equalized.leaky_relu(
+      equalized.EqualizedConv(features, 1, name='fromrgb')(image), clamp=clamp)
+  if x is None:
+    return y
+  if grown is None:
+    return x + y
+  return growing.lerp(x, y, grown.weight(2 * resolution).astype(x.dtype))
 
 
 class DiscriminatorBlock(nn.Module):
@@ -300,17 +371,21 @@ class DiscriminatorBlock(nn.Module):
   clamp: float | None = None
 
   @nn.compact
-  def __call__(self, x, image):
-    """x [N, h, w, I] or None, image or None -> those of half the size."""
+  def __call__(self, x, image, grown=None):
+    """x [N, h, w, I] or None, image or None -> those of half the size.
+
+    `grown` is as in `from_rgb`.
+    """
     features = self.pyramid.channels(self.resolution)
     narrower = self.pyramid.channels(self.resolution // 2)
     dtype = self.pyramid.type_of(self.resolution)
     x = None if x is None else x.astype(dtype)
-    if x is None or self.architecture == 'skip':
-      y = equalized.leaky_relu(
-          equalized.EqualizedConv(features, 1, name='fromrgb')(
-              image.astype(dtype)), clamp=self.clamp)
-      x = y if x is None else x + y
+    if joins(x, self.architecture, grown, self.resolution):
+      x = from_rgb(x, image.astype(dtype), features, self.resolution, grown,
+                   self.clamp)
+    if grown is not None:
+      image = resample.average_pool(image)
+    else:
       image = (resample.downsample2d(image) if self.architecture == 'skip'
                else None)
     residual = self.architecture == 'resnet'
@@ -346,11 +421,10 @@ class DiscriminatorEpilogue(nn.Module):
   mbstd_order: str = 'contiguous'
 
   @nn.compact
-  def __call__(self, x, image):
-    x = x.astype(_full(x.dtype))
-    if self.architecture == 'skip':
-      x = x + equalized.leaky_relu(equalized.EqualizedConv(
-          self.features, 1, name='fromrgb')(image))
+  def __call__(self, x, image, grown=None):
+    x = None if x is None else x.astype(_full(x.dtype))
+    if joins(x, self.architecture, grown, 4):
+      x = from_rgb(x, image, self.features, 4, grown)
     if self.mbstd_channels:
       x = minibatch.minibatch_stddev(x, self.mbstd_group, self.mbstd_channels,
                                      self.mbstd_order)
@@ -383,18 +457,31 @@ class Discriminator(nn.Module):
   mbstd_order: str = 'contiguous'
 
   @nn.compact
-  def __call__(self, image: jax.Array,
-               labels: jax.Array | None = None) -> jax.Array:
-    x = None
-    for resolution in reversed(self.pyramid.resolutions()[1:]):
+  def __call__(self, image: jax.Array, labels: jax.Array | None = None,
+               lod: jax.Array | None = None,
+               stage: stages_lib.Stage | None = None) -> jax.Array:
+    """Judges images.
+
+    Args:
+      image: [N, H, W, channels], at the resolution of the stage.
+      labels: [N], of a conditional network.
+      lod: of networks that grow, float32 scalar; None: it does not grow.
+      stage: compute its layers alone; None: all, whatever the lod.
+    """
+    x = grown = None
+    resolutions = self.pyramid.resolutions()
+    if lod is not None:
+      grown = growing.Blend(resolutions[-1], lod, stage)
+      resolutions = growing.sizes(grown.resolution)
+    for resolution in reversed(resolutions[1:]):
       x, image = DiscriminatorBlock(
           self.pyramid, resolution, self.architecture, self.clamp,
-          name=f'b{resolution}')(x, image)
+          name=f'b{resolution}')(x, image, grown)
     features = self.pyramid.channels(4)
     x = DiscriminatorEpilogue(
         features, features if self.classes else 1, self.architecture,
         self.clamp, self.mbstd_group, self.mbstd_channels, self.mbstd_order,
-        name='b4')(x, image)
+        name='b4')(x, image, grown)
     if not self.classes:
       return x.reshape(-1)
     mapped = MappingNetwork(features, self.mapping_layers, self.classes,

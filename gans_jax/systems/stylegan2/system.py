@@ -20,6 +20,7 @@ from gans_jax.core import mesh
 from gans_jax.core import optimizers
 from gans_jax.core import rng
 from gans_jax.core import schedules
+from gans_jax.core import stages as stages_lib
 from gans_jax.core import state as state_lib
 from gans_jax.core import step
 from gans_jax.core import system as system_lib
@@ -27,8 +28,11 @@ from gans_jax.data import spec as spec_lib
 from gans_jax.losses import adversarial
 from gans_jax.losses import path_length
 from gans_jax.losses import penalties
+from gans_jax.losses import regularizers as regularizers_lib
+from gans_jax.nn import growing
 from gans_jax.nn import minibatch
 from gans_jax.nn import w_space
+from gans_jax.systems import progan
 from gans_jax.systems.stylegan2 import networks
 from gans_jax.systems.stylegan2 import presets
 
@@ -36,7 +40,17 @@ ConfigDict = config_dict.ConfigDict
 
 NOISE_MODES = ('random', 'const', 'none')
 
-# Table 1, without growing. Weights of R1 on other data: experiments/stylegan2.
+# Table 1; config A is systems/stylegan.py as it stands. D grows as that does.
+CONFIG_D: dict[str, Any] = {
+    'model.G': 'orig', 'model.D': 'orig', 'model.channel_base': 16384,
+    'growing.first_resolution': 8,
+    'growing.batch_sizes': ((8, 256), (16, 128), (32, 64), (64, 32)),
+    'growing.lr': ((128, 0.0015), (256, 0.002), (512, 0.003), (1024, 0.003)),
+    'optimizer.G.lr': 1e-3, 'optimizer.D.lr': 1e-3}
+CONFIG_C: dict[str, Any] = {**CONFIG_D, 'loss.pl_weight': 0.0}
+CONFIG_B: dict[str, Any] = {**CONFIG_C, 'loss.pl_every': 1,
+                            'loss.r1_every': 1}
+# Without growing. Weights of R1 on other data: experiments/stylegan2.
 CONFIG_E: dict[str, Any] = {'model.channel_base': 16384,
                             'loss.r1_gamma': 100.0}
 CONFIG_F: dict[str, Any] = {'model.channel_base': 32768}
@@ -52,6 +66,11 @@ TINY: dict[str, Any] = {
     'model.w_dim': 8, 'model.mapping_layers': 2, 'model.d_mapping_layers': 2,
     'loss.pl_every': 2, 'loss.r1_every': 3, 'data.resolution': 8,
     'compile.level': 0}
+# The same of what grows: 8x8 and 16x16 in three stages of two steps.
+TINY_GROWING: dict[str, Any] = {
+    **TINY, 'data.resolution': 16, 'growing.repeats': 1,
+    'growing.batch_sizes': (), 'growing.stable_kimg': 0.015,
+    'growing.fade_kimg': 0.017}
 
 
 def default_config() -> ConfigDict:
@@ -77,6 +96,8 @@ def default_config() -> ConfigDict:
           conv_clamp=0.0,            # 256 in ADA's trainer; 0: none
           w_avg_beta=0.995,
       ),
+      # Networks of figure 2d from first_resolution on; 0: nothing grows.
+      growing=stages_lib.default_config(first_resolution=0),
       loss=dict(
           objective='non_saturating',
           r1_gamma=10.0,             # 0: none
@@ -88,6 +109,7 @@ def default_config() -> ConfigDict:
           pl_batch_shrink=2,
           pl_form='grad',            # or 'jvp'
           style_mixing=0.9,          # probability
+          **regularizers_lib.loss_config(),
       ),
       optimizer=dict(
           G=optimizers.default_config('adam', 2e-3, **adam),
@@ -95,16 +117,15 @@ def default_config() -> ConfigDict:
       ),
       # Half-life in images; rampup=0.05 in ADA's 'auto'.
       ema=dict(decay=0.0, start=0, kimg=10.0, rampup=0.0),
-      augment=controller_lib.default_config(),
+      augment={**regularizers_lib.augment_config(),
+               **controller_lib.default_config()},
       preset=dict(name='', devices=0),  # what presets.py assigned
   ))
 
 
 def image_shape_of(spec: spec_lib.DataSpec) -> networks.ImageShape:
   """(height, width, channels) of the data's images, refusing bad ones."""
-  shapes = {key: shape for key, shape, _ in spec.shapes}
-  height, width, channels = shapes.get(
-      'image', (spec.resolution, spec.resolution, spec.channels))
+  height, width, channels = spec.image_shape
   powers = all(n > 0 and n & (n - 1) == 0 for n in (height, width))
   if not powers or max(height, width) < 8 or (
       max(height, width) > 4 * min(height, width)):
@@ -123,36 +144,77 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
     UserError: a value that this system refuses.
   """
   shape = image_shape_of(spec)
-  _check(config, spec)
-  model, loss = config.model, config.loss
+  stages = _stages(config, shape)
+  parts = stages.parts if stages else stages_lib.of(config, None).parts
+  _check(config, shape, parts)
+  model = config.model
   pyramid = networks.Pyramid(shape, model.channel_base, model.channel_max,
                              jnp.dtype(config.dtype), model.bf16_blocks)
   classes = system_lib.num_classes(config, spec)
   clamp = model.conv_clamp or None
+  first_lod = progan.first_lod(stages, spec.resolution) if stages else None
   nets = {
       'G': networks.Generator(pyramid, model.G, clamp, model.w_dim,
-                              model.mapping_layers, classes, model.mapping_lr),
+                              model.mapping_layers, classes, model.mapping_lr,
+                              first_lod),
       'D': networks.Discriminator(
           pyramid, model.D, clamp, classes, model.d_mapping_layers,
           model.mapping_lr, model.mbstd_group, model.mbstd_channels,
           model.mbstd_order),
   }
-  steps = config_lib.total_steps(config)
-  every = {'G': loss.pl_every, 'D': loss.r1_every}
-  tx = {player: optimizers.make(
-      optimizers.lazy_correction(config.optimizer[player], k), steps)
-        for player, k in every.items()}
-  return System(config=config, nets=nets, tx=tx, classes=classes,
+  return System(config=config, nets=nets, stages=stages, stage=parts[-1],
+                classes=classes,
                 controller=controller_lib.create(config, spec),
-                objective=adversarial.get(loss.objective),
+                regularizers=regularizers_lib.create(
+                    config, controller_lib.KINDS),
+                objective=adversarial.get(config.loss.objective),
                 image_shape=shape, num_ws=networks.num_ws(pyramid),
-                noise_size=sum(math.prod(size) for _, _, size in
-                               networks.noise_maps(pyramid)),
+                noise_size=networks.noise_size(pyramid),
                 requires=('image', 'label') if classes else ('image',),
                 conditions=('label', 'w') if classes else ('w',))
 
 
-def _check(config: ConfigDict, spec: spec_lib.DataSpec) -> None:
+def _stages(config: ConfigDict,
+            shape: networks.ImageShape) -> stages_lib.Stages | None:
+  """Returns the stages of a run that grows, None of one that does not."""
+  if not config.growing.first_resolution:
+    return None
+  for key, value in (('model.G', 'orig'), ('model.D', 'orig'),
+                     ('augment.kind', 'none'),
+                     ('optimizer.G.lr_schedule', 'constant'),
+                     ('optimizer.D.lr_schedule', 'constant')):
+    found = config_lib.flatten(config)[key]
+    if found != value:
+      raise errors.UserError(
+          f'config.growing.first_resolution is '
+          f'{config.growing.first_resolution}, but config.{key} is {found!r}: '
+          f'what grows supports {value!r} alone. Set it so, or '
+          '--config.growing.first_resolution=0 for no growing.')
+  if shape[0] != shape[1]:
+    raise errors.UserError(
+        f'Images of {shape[0]} x {shape[1]} do not grow: set '
+        '--config.growing.first_resolution=0.')
+  return stages_lib.growing(config, shape[0])
+
+
+def make_optimizers(config: ConfigDict, stage: stages_lib.Stage
+                    ) -> dict[str, optax.GradientTransformation]:
+  """Returns {player: Adam of a stage, corrected for its lazy penalty}."""
+  every = {'G': config.loss.pl_every, 'D': config.loss.r1_every}
+  # Rates of a run that grows do not depend on its length.
+  updates = 1 if stage.resolution else config_lib.total_steps(config)
+  tx = {}
+  for player, k in every.items():
+    values = ConfigDict(config.optimizer[player].to_dict())
+    values.lr = stages_lib.at_resolution(config.growing.lr, stage.resolution,
+                                         values.lr)
+    tx[player] = optimizers.make(optimizers.lazy_correction(values, k),
+                                 updates)
+  return tx
+
+
+def _check(config: ConfigDict, shape: networks.ImageShape,
+           stages: tuple[stages_lib.Stage, ...]) -> None:
   """Refuses values; see `create`."""
   model, loss = config.model, config.loss
   for key, choices in (
@@ -165,7 +227,7 @@ def _check(config: ConfigDict, spec: spec_lib.DataSpec) -> None:
       'model.w_dim', 'model.mapping_layers', 'model.mapping_lr',
       'model.mbstd_group', 'loss.r1_every', 'loss.pl_every',
       'loss.pl_batch_shrink')
-  top = max(image_shape_of(spec)[:2])
+  top = max(shape[:2])
   if model.channel_base < top:
     raise errors.UserError(
         f'config.model.channel_base is {model.channel_base}, which leaves no '
@@ -181,22 +243,29 @@ def _check(config: ConfigDict, spec: spec_lib.DataSpec) -> None:
                      ('loss.style_mixing', loss.style_mixing)):
     if not 0.0 <= value <= 1.0:
       raise errors.UserError(f'config.{key} is {value}, expected 0 to 1.')
-  piece = config.batch_size // config.microbatches
+  for batch_size in {stage.batch_size: None for stage in stages}:
+    _check_batch(config, batch_size)
+  channels = min(model.channel_base // 4, model.channel_max)
+  if model.mbstd_channels and channels % model.mbstd_channels:
+    raise errors.UserError(
+        f'config.model.mbstd_channels is {model.mbstd_channels}, which does '
+        f'not divide the {channels} channels at 4x4.')
+
+
+def _check_batch(config: ConfigDict, batch_size: int) -> None:
+  """Refuses a batch that does not divide as model and loss need it."""
+  model, loss = config.model, config.loss
+  piece = batch_size // config.microbatches
   group = min(model.mbstd_group, piece)
   if model.mbstd_channels and piece % group:
     raise errors.UserError(
         f'config.model.mbstd_group is {model.mbstd_group}, which does not '
         f'divide the {piece} examples of a batch (batch_size / microbatches). '
         'Set it to a divisor.')
-  channels = min(model.channel_base // 4, model.channel_max)
-  if model.mbstd_channels and channels % model.mbstd_channels:
-    raise errors.UserError(
-        f'config.model.mbstd_channels is {model.mbstd_channels}, which does '
-        f'not divide the {channels} channels at 4x4.')
   shrink = loss.pl_batch_shrink * config.microbatches
-  if loss.pl_weight and config.batch_size % shrink:
+  if loss.pl_weight and batch_size % shrink:
     raise errors.UserError(
-        f'config.batch_size is {config.batch_size}, of which path length '
+        f'config.batch_size is {batch_size}, of which path length '
         f'regularization takes 1/{loss.pl_batch_shrink} in '
         f'{config.microbatches} microbatch(es): it must be a multiple of '
         f'{shrink}. Set --config.loss.pl_batch_shrink=1 or another batch.')
@@ -208,7 +277,8 @@ class System:
 
   config: ConfigDict
   nets: Mapping[str, nn.Module]
-  tx: Mapping[str, optax.GradientTransformation]
+  stages: stages_lib.Stages | None
+  stage: stages_lib.Stage
   classes: int
   objective: adversarial.Objective
   image_shape: networks.ImageShape
@@ -217,6 +287,7 @@ class System:
   requires: tuple[str, ...]
   conditions: tuple[str, ...]
   controller: controller_lib.Controller
+  regularizers: regularizers_lib.Regularizers
 
   players = {'G': ('G',), 'D': ('D',)}
   options = ('truncation', 'truncation_cutoff', 'noise')
@@ -228,7 +299,34 @@ class System:
     return presets.notes(self.config, max(self.image_shape[:2]))
 
   def frozen(self) -> dict:
-    return self.controller.frozen(self.config, self.requires)
+    return {}
+
+  def loss_constants(self) -> dict:
+    return self.controller.constants(self.config, self.requires)
+
+  def at_stage(self, stage: stages_lib.Stage) -> 'System':
+    """Returns the same system with the train step of `stage`."""
+    return dataclasses.replace(self, stage=stage)
+
+  @property
+  def tx(self) -> dict[str, optax.GradientTransformation]:
+    return make_optimizers(self.config, self.stage)
+
+  @property
+  def _here(self) -> networks.Pyramid:
+    """Shapes at the stage, whose resolution is the highest."""
+    pyramid = self.nets['G'].pyramid
+    if not self.stages:
+      return pyramid
+    r = self.stage.resolution
+    return dataclasses.replace(pyramid,
+                               image_shape=(r, r, self.image_shape[2]))
+
+  def _lod(self, state) -> jax.Array | None:
+    """How far growing is, None where nothing grows."""
+    if not self.stages:
+      return None
+    return growing.lod(self.image_shape[0], self.stage, state.step)
 
   def init(self, key: jax.Array) -> state_lib.TrainState:
     z = jnp.zeros((1, self.config.model.z_dim))
@@ -236,11 +334,13 @@ class System:
     labels = jnp.zeros((1,), jnp.int32) if self.classes else None
     nets = {
         'G': self.nets['G'].init(rng.named(key, 0, 'init/G'), z, labels, None),
-        'D': self.nets['D'].init(rng.named(key, 0, 'init/D'), x, labels),
+        'D': self.nets['D'].init(rng.named(key, 0, 'init/D'), x, labels,
+                                 0.0 if self.stages else None),
     }
     zero = jnp.zeros([], jnp.float32)
     aux = {'pl_mean': zero, 'lazy_logs': {
-        name: zero for name in self._lazy_log_names()}}
+        name: zero for name in self._lazy_log_names()},
+           **self.regularizers.init()}
     if memory := self.controller.init():
       aux['augment'] = memory
     return state_lib.create(key, nets, self.players, self.tx, ema=('G',),
@@ -326,6 +426,8 @@ class System:
     """G main, G path length, D main, D R1, average; see core/system.py."""
     batch = step.first_of(batch)
     real = {'image': images.to_unit(batch['image'])}
+    if self.stages:
+      state, real['image'] = self._grow(state, real['image'])
     if self.classes:
       real['label'] = batch['label']
     state, g_logs = self._g_main(state, real)
@@ -337,17 +439,26 @@ class System:
       state = self._when_due(state, 'D', self.config.loss.r1_every,
                              functools.partial(self._d_penalty, real=real))
     logs = {**d_logs, **g_logs, **state.aux['lazy_logs']}
+    if self.stages:
+      logs['lod'] = self._lod(state)
     if 'valid' in frozen:
       logs['logits/valid'] = self._valid_logits(state, frozen['valid'])
     state, logs = self._adapt(state, logs)
     if self.config.loss.pl_weight:
       logs['path_length/mean'] = state.aux['pl_mean']
     beta = schedules.ema_beta(self.config.ema, state.step,
-                              self.config.batch_size)
+                              self.stage.batch_size)
     state = step.finish(state, beta)
     # The average w and the fixed noise are copied, not averaged.
     copies = jax.tree.map(jnp.copy, state.mvars['G'])
     return state.replace(ema={'G': {**state.ema['G'], **copies}}), logs
+
+  def _grow(self, state, real):
+    """Returns (the state at its lod, real images that fade with it)."""
+    state = growing.reset_optimizers(self.stage, state, self.players, self.tx)
+    if self.stage.fade_images:
+      real = growing.fade_images(real, self.stage.fade(state.step))
+    return growing.keep_lod(state, self._lod(state)), real
 
   def _when_due(self, state, player: str, every: int, update):
     """Does `update(state) -> state` of one player at every k-th step."""
@@ -382,7 +493,7 @@ class System:
     """
     z_dim, mixing = self.config.model.z_dim, self.config.loss.style_mixing
     sizes = {'z': z_dim, 'z_mixed': z_dim if mixing else 0,
-             'noise': self.noise_size, 'further': further}
+             'noise': networks.noise_size(self._here), 'further': further}
     # One draw for all: random bits are a good part of the compile time.
     draws = mesh.shard_batch(jax.random.normal(
         rng.named(state.key, state.step, f'latents/{name}'),
@@ -397,9 +508,11 @@ class System:
     if not mixing:
       return inputs, None
     key = rng.named(state.key, state.step, f'mixing/{name}')
-    cutoff = jax.random.randint(key, (), 1, self.num_ws)
+    # Layers above the stage are not there yet.
+    layers = networks.num_ws(self._here)
+    cutoff = jax.random.randint(key, (), 1, layers)
     mixed = jax.random.bernoulli(jax.random.fold_in(key, 1), mixing)
-    return inputs, jnp.where(mixed, cutoff, self.num_ws)
+    return inputs, jnp.where(mixed, cutoff, layers)
 
   def _augmentation_keys(self, state, name: str, count: int) -> jax.Array:
     key = rng.named(state.key, state.step, f'augment/{name}')
@@ -419,17 +532,28 @@ class System:
       mixed = w_space.broadcast(
           apply(inputs['z_mixed'], inputs.get('label')), self.num_ws)
       ws = jnp.where(layers < cutoff, ws, mixed)
-    return ws, {**mvars, 'moving': {'w_avg': average}}
+    return ws, {**mvars, 'moving': {**mvars['moving'], 'w_avg': average}}
+
+  def _synthesize(self, params, mvars, ws, noise):
+    return self.nets['G'].apply(
+        {'params': params, **mvars}, ws, noise,
+        stage=self.stage if self.stages else None, method='synthesize')
 
   def _images(self, params, mvars, inputs, cutoff):
     ws, changed = self._styles(params, mvars, inputs, cutoff)
-    fake = self.nets['G'].apply({'params': params, **mvars}, ws,
-                                inputs['noise'], method='synthesize')
-    return fake, changed
+    return self._synthesize(params, mvars, ws, inputs['noise']), changed
 
-  def _logits(self, params, keys, x, labels, aux):
-    x = self.controller.augment(keys, x, aux.get('augment', {}))
-    return self.nets['D'].apply({'params': params}, x, labels)
+  def _seen(self, keys, x, state):
+    """What D sees of images: ADA's augmentations, DiffAugment's, or x."""
+    x = self.controller.augment(keys, x, state.aux.get('augment', {}))
+    return self.regularizers.augment(keys, x)
+
+  def _judge(self, params, labels, state, x):
+    return self.nets['D'].apply({'params': params}, x, labels,
+                                self._lod(state), self.stage)
+
+  def _logits(self, params, keys, x, labels, state):
+    return self._judge(params, labels, state, self._seen(keys, x, state))
 
   def _valid_logits(self, state, valid):
     """Mean of D on the next images of the validation set, augmented."""
@@ -441,7 +565,7 @@ class System:
     keys = self._augmentation_keys(state, 'valid', count)
     return jnp.mean(self._logits(
         mesh.replicate(state.params['D']), keys,
-        images.to_unit(batch['image']), batch.get('label'), state.aux))
+        images.to_unit(batch['image']), batch.get('label'), state))
 
   def _adapt(self, state, logs):
     """Moves the strength of augmentation by what D made of the step."""
@@ -474,12 +598,12 @@ class System:
       main = inputs['main']
       fake, changed = self._images(params['G'], mvars['G'], main, cutoff)
       logits = self._logits(d_params, main['keys'], fake, main.get('label'),
-                            state.aux)
+                            state)
       real_logits = None
       if self.objective.g_uses_real:
         real_logits = self._logits(
             d_params, inputs['real_keys'], inputs['real']['image'],
-            inputs['real'].get('label'), state.aux)
+            inputs['real'].get('label'), state)
       value = self.objective.g_loss(real_logits, logits)
       logs = {'loss/g': value}
       if penalized:
@@ -507,18 +631,17 @@ class System:
           f'loss.pl_batch_shrink), which do not split over {pieces} '
           '(devices x microbatches). Set --config.loss.pl_batch_shrink=1, or '
           'another batch_size or number of devices.')
-    return self._draw(state, 'pl', real, count, math.prod(self.image_shape))
+    return self._draw(state, 'pl', real, count,
+                      math.prod(self._here.image_shape))
 
   def _path_length(self, params, mvars, inputs, cutoff, aux):
     """Returns (penalty, mean length, G's changed collections)."""
     loss = self.config.loss
     ws, changed = self._styles(params, mvars, inputs, cutoff)
     penalty, length = path_length.path_length(
-        lambda ws: self.nets['G'].apply(
-            {'params': params, **mvars}, ws, inputs['noise'],
-            method='synthesize'),
-        ws, inputs['further'].reshape(-1, *self.image_shape), aux['pl_mean'],
-        loss.pl_weight, loss.pl_decay, loss.pl_form)
+        lambda ws: self._synthesize(params, mvars, ws, inputs['noise']),
+        ws, inputs['further'].reshape(-1, *self._here.image_shape),
+        aux['pl_mean'], loss.pl_weight, loss.pl_decay, loss.pl_form)
     return penalty, length, changed
 
   def _with_length(self, state, logs):
@@ -557,31 +680,41 @@ class System:
 
     def loss_fn(params, mvars, inputs):
       fake, changed = self._images(g_params, mvars['G'], inputs['fake'], cutoff)
-      fake_logits = self._logits(
-          params['D'], inputs['fake_keys'], jax.lax.stop_gradient(fake),
-          inputs['fake'].get('label'), state.aux)
-      real_logits = self._logits(
-          params['D'], inputs['real_keys'], inputs['real']['image'],
-          inputs['real'].get('label'), state.aux)
-      value = self.objective.d_loss(real_logits, fake_logits)
+
+      def judged(kind, x):
+        keys = inputs[f'{kind}_keys']
+        judge = functools.partial(self._judge, params['D'],
+                                  inputs[kind].get('label'), state)
+        x = self._seen(keys, x, state)
+        return regularizers_lib.Judged(judge, x, judge(x), keys)
+
+      fake = judged('fake', jax.lax.stop_gradient(fake))
+      real = judged('real', inputs['real']['image'])
+      value = self.objective.d_loss(real.logits, fake.logits)
+      terms = self.regularizers.terms(state, real, fake)
       logs = {'loss/d': value,
-              'logits/real': jnp.mean(real_logits),
-              'logits/fake': jnp.mean(fake_logits),
-              'signs/real': jnp.mean(jnp.sign(real_logits)),
-              'signs/fake': jnp.mean(jnp.sign(fake_logits))}
+              'logits/real': jnp.mean(real.logits),
+              'logits/fake': jnp.mean(fake.logits),
+              'signs/real': jnp.mean(jnp.sign(real.logits)),
+              'signs/fake': jnp.mean(jnp.sign(fake.logits)), **terms}
+      value = sum(terms.values(), value)
       if self._with_penalty('D'):
         logs['penalty/r1'] = self._r1(params['D'], inputs['real'],
-                                      inputs['real_keys'], state.aux)
+                                      inputs['real_keys'], state)
         value = value + logs['penalty/r1']
       return value, ({'G': changed}, logs)
 
-    return self._update(state, 'D', loss_fn, inputs)
+    return self.regularizers.remember(
+        *self._update(state, 'D', loss_fn, inputs))
 
-  def _r1(self, params, real, keys, aux):
+  def _r1(self, params, real, keys, state):
     loss = self.config.loss
+    gamma = loss.r1_gamma
+    if self.stages:
+      gamma *= growing.pixel_scale(self.image_shape[0], self.stage)**2
     return penalties.r1(
-        lambda x: self._logits(params, keys, x, real.get('label'), aux),
-        real['image'], loss.r1_gamma, loss.r1_form)
+        lambda x: self._logits(params, keys, x, real.get('label'), state),
+        real['image'], gamma, loss.r1_form)
 
   def _d_penalty(self, state, real):
     inputs = {'real': real, 'keys': self._augmentation_keys(
@@ -589,8 +722,7 @@ class System:
 
     def loss_fn(params, mvars, inputs):
       del mvars
-      penalty = self._r1(params['D'], inputs['real'], inputs['keys'],
-                         state.aux)
+      penalty = self._r1(params['D'], inputs['real'], inputs['keys'], state)
       return self.config.loss.r1_every * penalty, ({}, {'penalty/r1': penalty})
 
     state, logs = self._update(state, 'D', loss_fn, inputs)

@@ -72,7 +72,7 @@ def test_r1_is_of_the_images_before_augmentation():
   x = jnp.asarray(batch_of()['image'][0], jnp.float32) / 127.5 - 1
   keys = rng.from_seeds(np.arange(BATCH))
   found = jax.jit(system._r1, compiler_options=FAST)(
-      state.params['D'], {'image': x}, keys, state.aux)
+      state.params['D'], {'image': x}, keys, state)
 
   c = ada.draw(keys, x.shape[1:], 1.0, contrast)['contrast'].reshape(
       -1, 1, 1, 1)
@@ -145,7 +145,7 @@ def test_validation_images_of_adarv(tmp_path):
                    'augment.valid_source': f'folder:{tmp_path}',
                    'augment.valid_split': 'train', 'model.mbstd_channels': 0,
                    'augment.pipeline': 'color'})
-  frozen = system.frozen()
+  frozen = system.loss_constants()
   np.testing.assert_array_equal(
       frozen['valid']['image'][:, 0, 0, 0], 20 * np.arange(12))
   state = jax.jit(system.init, compiler_options=FAST)(jax.random.key(0))
@@ -164,13 +164,13 @@ def test_validation_images_of_adarv(tmp_path):
       jnp.shape, state.aux)
   other = make(**{'augment.kind': 'adarv', 'data.source': 'emoji:noto'})
   with pytest.raises(errors.UserError, match='test'):
-    other.frozen()
+    other.loss_constants()
 
 
 def test_without_augmentation_nothing_is_kept():
   system = make()
   state = jax.eval_shape(system.init, jax.random.key(0))
-  assert 'augment' not in state.aux and system.frozen() == {}
+  assert 'augment' not in state.aux and system.loss_constants() == {}
   assert system.notes == ()
   with pytest.raises(errors.UserError, match=r'augment\.kind'):
     make(**{'augment.kind': 'on'})

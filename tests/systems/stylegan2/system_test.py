@@ -302,7 +302,7 @@ def test_r1_by_finite_differences(form):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 3)))
 
     def penalty(params):
-      return system._r1(params, {'image': x}, None, {})
+      return system._r1(params, {'image': x}, None, state)
 
     value, found, expected = along(penalty, state.params['D'])
     np.testing.assert_allclose(found, expected, rtol=1e-5)
