@@ -442,11 +442,20 @@ def test_no_naive_convolution_in_a_loop_or_a_condition(name):
   assert hlo.reversed_convolutions(compiled) == 0
 
 
-@pytest.mark.parametrize('case', CASES)
+# Of so many pixels that the kernel's gradient on CPU is a product for each tap.
+LARGE = {
+    'large': (17, 18, (3, 3), 1, ((1, 1), (1, 1))),
+    'large, stride 2 VALID': (34, 33, (3, 3), 2, ((0, 0), (0, 0))),
+    'large, crop': (40, 33, (3, 2), (2, 1), ((-1, 1), (1, 0))),
+    'large 1x1': (16, 16, (1, 1), 1, ((0, 0), (0, 0))),
+}
+
+
+@pytest.mark.parametrize('case', [*CASES, *LARGE])
 @pytest.mark.parametrize('groups', [1, 2])
 def test_every_platform_computes_the_same(case, groups):
   """The forms for a GPU and for others, run here, equal that for a CPU."""
-  h, w, kernel, stride, padding = CASES[case]
+  h, w, kernel, stride, padding = {**CASES, **LARGE}[case]
   strides = (stride, stride) if isinstance(stride, int) else stride
   x = normal((2, h, w, 2 * groups), 0, np.float32)
   k = normal((*kernel, 2, 3 * groups), 1, np.float32)
@@ -461,6 +470,18 @@ def test_every_platform_computes_the_same(case, groups):
              precision=None, platform=platform)
         for platform in ('cpu', 'gpu', 'any'))
     assert_trees_close([gpu, other], [cpu, cpu], 1e-5)
+
+
+@pytest.mark.parametrize('size, taps, products', [
+    (16, 3, 9), (16, 1, 1), (15, 3, 0), (16, 5, 0)])
+def test_gradients_of_kernels_by_taps_on_cpu(size, taps, products):
+  image = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+  for platform in ('cpu', 'gpu', 'any'):
+    emitted = jax.make_jaxpr(functools.partial(
+        conv._to_kernel, stride=(1, 1), low=(taps // 2,) * 2, size=(taps, taps),
+        groups=1, precision=None, platform=platform))(image, image)
+    found = str(emitted).count('dot_general')
+    assert found == (products if platform == 'cpu' else 0)
 
 
 # Layers.
