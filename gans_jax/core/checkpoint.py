@@ -228,10 +228,13 @@ class Checkpointer:
 
   def _score(self, metrics: Mapping[str, float] | None) -> dict | None:
     """The metrics that the manager ranks by: one finite number, or none."""
-    if self._best_metric is None or not metrics:
+    if self._best_metric is None or not isinstance(metrics, Mapping):
       return None
     name = self._best_metric[0]
-    value = float(metrics.get(name, math.nan))
+    try:
+      value = float(metrics.get(name, math.nan))
+    except (OverflowError, TypeError, ValueError):  # Of a damaged file.
+      return None
     return {name: value} if math.isfinite(value) else None
 
   def _finish(self, step: int, manager: ocp.CheckpointManager) -> None:
@@ -462,9 +465,12 @@ class Checkpointer:
     path = os.path.join(self._path(step), item)
     try:
       # The handler itself, because ocp.Checkpointer would add a barrier.
-      return ocp.JsonCheckpointHandler().restore(
+      found = ocp.JsonCheckpointHandler().restore(
           epath.Path(path), args=ocp.args.JsonRestore())
-    except (OSError, ValueError) as error:
+      if not isinstance(found, dict):
+        raise ValueError(f'it holds {type(found).__name__}, no mapping')
+      return found
+    except (OSError, RecursionError, ValueError) as error:
       raise errors.UserError(
           f'{path} cannot be read: {error}. The checkpoint is damaged or '
           'was deleted; choose another step.') from error
@@ -578,11 +584,16 @@ def _verify(directory: str) -> tuple[bool, str]:
       expected = json.load(f)['files']
     expected = {n: (int(size), str(digest))
                 for n, (size, digest) in expected.items()}
+    outside = [n for n in expected if os.path.isabs(n) or '\0' in n
+               or '..' in n.split(os.sep)]
+    if outside:
+      raise ValueError(f'it names {outside[0]!r:.80}')
   except FileNotFoundError:
     if os.path.isdir(directory):
       return False, ''
     return False, 'it was deleted'
-  except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+  except (ValueError, KeyError, TypeError, AttributeError, OSError,
+          OverflowError, RecursionError) as error:
     return True, f'its {CHECKSUMS} cannot be read ({error})'
 
   def problem(name):

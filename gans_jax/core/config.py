@@ -15,6 +15,7 @@ import math
 import os
 import sys
 import traceback
+import types
 from typing import Any
 
 from ml_collections import config_dict
@@ -64,6 +65,7 @@ def data_config(**values) -> ConfigDict:
   config = ConfigDict(dict(
       source='emoji:both',
       resolution=64,
+      aspect='',                 # width:height; '' = square, or as prepared
       channels=3,
       filter='box',              # resize filter, part of the data's identity
       crop='center',
@@ -188,9 +190,27 @@ def assign(config: ConfigDict, values: dict[str, Any]) -> None:
 def load(spec: str) -> ConfigDict:
   """Loads `path/to/file.py` or `path/to/file.py:arguments`."""
   path, _, arg = spec.partition(':')
+  module = load_module(path)
+  try:
+    config = module.get_config(arg)
+  except (AttributeError, KeyError, TypeError) as error:
+    # A locked ConfigDict raises these.
+    raise errors.UserError(
+        f'The config file {path} sets a key that does not exist, or a value '
+        f'of another type: {_where(error, path)}{error}') from error
+  if not isinstance(config, ConfigDict):
+    raise errors.UserError(
+        f'get_config(arg) of {path} returned {type(config).__name__}, '
+        'expected the ConfigDict that base(system) gives.')
+  return config
+
+
+def load_module(path: str) -> types.ModuleType:
+  """Runs a config file; `get_config(arg)` and `ROWS` are in what it returns.
+  """
   if not path.endswith('.py'):
     raise errors.UserError(
-        f'--config is {spec!r}, which is not the path of a Python file '
+        f'--config is {path!r}, which is not the path of a Python file '
         "(such as experiments/quickstart.py, with ':arguments' after it).")
   if not os.path.isfile(path):
     here = os.path.dirname(path) or '.'
@@ -219,18 +239,7 @@ def load(spec: str) -> ConfigDict:
   if not hasattr(module, 'get_config'):
     raise errors.UserError(
         f'The config file {path} has no function get_config(arg).')
-  try:
-    config = module.get_config(arg)
-  except (AttributeError, KeyError, TypeError) as error:
-    # A locked ConfigDict raises these.
-    raise errors.UserError(
-        f'The config file {path} sets a key that does not exist, or a value '
-        f'of another type: {_where(error, path)}{error}') from error
-  if not isinstance(config, ConfigDict):
-    raise errors.UserError(
-        f'get_config(arg) of {path} returned {type(config).__name__}, '
-        'expected the ConfigDict that base(system) gives.')
-  return config
+  return module
 
 
 def _where(error: BaseException, path: str) -> str:
@@ -309,11 +318,29 @@ def _set(config: ConfigDict, key: str, value, name: str) -> None:
   if isinstance(old, float) and isinstance(value, int) and not isinstance(
       value, bool):
     value = float(value)
+  if not _is_plain(value):
+    raise errors.UserError(
+        f'{name} is {value!r:.200}, expected plain, finite values that JSON '
+        f'can hold, such as {old!r}.')
   if old is not None and type(old) is not type(value):
     raise errors.UserError(
         f'{name} is {value!r} ({type(value).__name__}), expected '
         f'{type(old).__name__}, such as {old!r}.')
   node[last] = value
+
+
+def _is_plain(value) -> bool:
+  """Whether it is made of texts and finite numbers of 64 bits."""
+  if isinstance(value, list | tuple):
+    return all(map(_is_plain, value))
+  if isinstance(value, dict | ConfigDict):
+    return all(isinstance(key, str) and _is_plain(item)
+               for key, item in value.items())
+  if isinstance(value, float):
+    return math.isfinite(value)
+  if isinstance(value, int):
+    return abs(value) < 2**63
+  return value is None or isinstance(value, str)
 
 
 def _parse(name: str, text: str, old):
@@ -340,16 +367,17 @@ def _parse(name: str, text: str, old):
         raise ValueError(text)
       return type(old)(value)
     return ast.literal_eval(text)
-  except (KeyError, ValueError, SyntaxError) as error:
+  except (KeyError, MemoryError, RecursionError, SyntaxError, TypeError,
+          ValueError) as error:
     raise errors.UserError(
-        f'{name} is {text!r}, expected {expected}, such as {old!r}.'
+        f'{name} is {text!r:.200}, expected {expected}, such as {old!r}.'
     ) from error
 
 
 def _scalar(text: str):
   try:
     return ast.literal_eval(text)
-  except (ValueError, SyntaxError):
+  except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
     return text
 
 
@@ -371,6 +399,10 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 def from_json(values: dict[str, Any]) -> ConfigDict:
   """Rebuilds a config from `to_json`, with today's defaults for new keys."""
+  if not isinstance(values.get('system'), str):
+    raise errors.UserError(
+        f'config.json names no system, but {values.get("system")!r:.80}; '
+        'expected the config of a run.')
   config = base(values['system'])
   for key, value in flatten(values).items():
     try:

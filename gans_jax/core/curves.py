@@ -1,7 +1,6 @@
 """Pictures of numbers: a run's curves, a cloud of points."""
 
 import io
-import json
 import math
 import os
 
@@ -70,17 +69,24 @@ def evaluations(workdir: str) -> list[dict]:
   A metric measured otherwise than at first (truncated, of other weights, ...)
   is a curve of its own, which says so.
   """
-  try:
-    with open(os.path.join(workdir, 'evaluations.jsonl'),
-              encoding='utf-8') as f:
-      results = [json.loads(line) for line in f if line.endswith('\n')]
-  except FileNotFoundError:
-    return []
+  # A process that was killed may have left half a line.
+  results, _ = files.read_json_lines(
+      os.path.join(workdir, 'evaluations.jsonl'))
+  # Others may have written there too: what is no result is passed over.
+  results = [r for r in results if isinstance(r.get('metric'), str)
+             and isinstance(r.get('step'), int)
+             and isinstance(r.get('fake', {}), dict)
+             and logging_lib.is_number(r.get('value'))
+             and logging_lib.is_number(
+                 r.get('fake', {}).get('images_seen', 0))
+             and isinstance(r.get('fake', {}).get('options', {}), dict)]
   found = {}
   for result in results:
     fake, first = (r.get('fake', {}) for r in (result, results[0]))
     marks = [f'{name} {fake[name]}' for name in _OPTIONS
              if name in fake and fake[name] != first.get(name)]
+    marks += [f'{name} {value}' for name, value in
+              fake.get('options', {}).items()]
     name = ', '.join([result['metric'], *marks])
     # The newest of a step counts.
     found[result['step'], name] = {

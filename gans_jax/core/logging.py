@@ -134,8 +134,18 @@ class MetricWriter:
   def __enter__(self) -> 'MetricWriter':
     return self
 
-  def __exit__(self, *unused_exception) -> None:
+  def __exit__(self, kind, error, traceback) -> None:
+    if isinstance(error, Exception):
+      self._note_error(error)
     self.close()
+
+  def _note_error(self, error: Exception) -> None:
+    """Leaves in log.txt why the run ended; the command tells the console."""
+    text = ' '.join(str(error).split()) or type(error).__name__
+    for handler in self._handlers:
+      if isinstance(handler, _File):
+        handler.handle(logging.LogRecord(
+            __name__, logging.ERROR, __file__, 0, text, None, None))
 
   def _close_files(self) -> None:
     jsonl, self._jsonl = self._jsonl, None
@@ -263,16 +273,25 @@ def read_metrics(workdir: str) -> list[dict]:
     with open(os.path.join(workdir, METRICS), 'rb') as f:
       for line in f:
         if _step_of(line) >= 0:
-          records.append(json.loads(line))
+          records.append({
+              key: value for key, value in json.loads(line).items()
+              if value is None or is_number(value)})
   return records
+
+
+def is_number(value) -> bool:
+  """Whether a value of JSON can be drawn."""
+  return isinstance(value, float) or (
+      isinstance(value, int) and abs(value) < 2**63)
 
 
 def _step_of(line: bytes) -> int:
   """The step of a line of metrics.jsonl; -1 if it is not a whole record."""
   try:
     if line.endswith(b'\n'):
-      return int(json.loads(line)['step'])
-  except (ValueError, KeyError, TypeError):
+      step = json.loads(line)['step']
+      return step if isinstance(step, int) and is_number(step) else -1
+  except (ValueError, KeyError, TypeError, RecursionError):
     pass
   return -1
 

@@ -6,22 +6,27 @@ pickles, which are read with an unpickler that knows byte arrays and nothing
 else.
 """
 
+import bz2
+import gzip
 import hashlib
 import io
+import lzma
 import os
 import pickle
 import re
 import tarfile
-import zlib
 
 import numpy as np
 
+from gans_jax.convert import safe_pickle
 from gans_jax.core import errors
 from gans_jax.data import arrays
 
-_MAX_BYTES = 2**28
+_MAX_BYTES = 2**28  # of all files of a data set together
 _SIDE = 32
 _PIXELS = 3 * _SIDE * _SIDE
+_PACKED = {b'\x1f\x8b': gzip.open, b'BZh': bz2.open,
+           b'\xfd7zXZ\0': lzma.open}
 _MEMBERS = re.compile(
     r'(data_batch_\d+|test_batch|train|test)(\.bin)?|batches\.meta(\.txt)?|'
     r'meta|(fine|coarse)_label_names\.txt')
@@ -118,31 +123,45 @@ def _files(path: str) -> dict[str, bytes]:
       if is_cifar_folder(folder):
         result = {}
         for name in sorted(os.listdir(folder)):
-          if _MEMBERS.fullmatch(name):
-            with open(os.path.join(folder, name), 'rb') as stream:
-              result[name] = stream.read(_MAX_BYTES)
+          file = os.path.join(folder, name)
+          if _MEMBERS.fullmatch(name) and os.path.isfile(file):
+            with open(file, 'rb') as stream:
+              result[name] = stream.read(_MAX_BYTES + 1)
+            _check_size(path, sum(map(len, result.values())))
         return result
     return {}
   if not os.path.isfile(path):
     raise errors.UserError(
         f'{path} of data.source does not exist; expected a CIFAR archive.')
   try:
-    with tarfile.open(path) as archive:
+    # Unpacked here: tarfile would unpack whatever there is, to pass it.
+    with open(path, 'rb') as stream:
+      start = stream.read(6)
+    with next((opener for magic, opener in _PACKED.items()
+               if start.startswith(magic)), open)(path, 'rb') as stream:
+      data = stream.read(_MAX_BYTES + 1)
+    _check_size(path, len(data))
+    with tarfile.open(fileobj=io.BytesIO(data), mode='r:') as archive:
       result = {}
       for member in archive:
         name = os.path.basename(member.name)
-        if not member.isfile() or not _MEMBERS.fullmatch(name):
-          continue
-        if member.size > _MAX_BYTES:
-          raise errors.UserError(
-              f'{path}:{member.name} is {member.size} bytes; CIFAR has no '
-              f'file above {_MAX_BYTES}.')
-        result[name] = archive.extractfile(member).read()
+        if member.isfile() and _MEMBERS.fullmatch(name):
+          result[name] = archive.extractfile(member).read()
+          _check_size(path, sum(map(len, result.values())))
       return result
-  except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+  except errors.UserError:
+    raise
+  except Exception as error:  # Damaged archives raise nearly every type.
     raise errors.UserError(
         f'{path} is not a readable tar archive ({error}); it may be cut off. '
         'Download it again.') from None
+
+
+def _check_size(path, size):
+  if size > _MAX_BYTES:
+    raise errors.UserError(
+        f'{path} holds more than {_MAX_BYTES} bytes once it is unpacked; '
+        'CIFAR has fewer. It is something else, or a decompression bomb.')
 
 
 def _binary(path, name, data, label_bytes) -> dict[str, np.ndarray]:
@@ -210,6 +229,8 @@ def _names(path, files) -> dict[str, tuple[str, ...]]:
 class _Array:
   """Stands in for numpy.ndarray; takes unsigned bytes and nothing else."""
 
+  __slots__ = ('value',)
+
   def __init__(self, *unused):
     self.value = None
 
@@ -224,6 +245,8 @@ class _Array:
 
 class _Dtype:
   """Stands in for numpy.dtype."""
+
+  __slots__ = ('name',)
 
   def __init__(self, name, *unused):
     self.name = name
@@ -244,32 +267,17 @@ def _encode(text, encoding):
 
 
 _ALLOWED = {
-    ('_codecs', 'encode'): _encode,
-    ('numpy', 'ndarray'): _Array,
-    ('numpy', 'dtype'): _Dtype,
-    ('numpy.core.multiarray', '_reconstruct'): _reconstruct,
-    ('numpy._core.multiarray', '_reconstruct'): _reconstruct,
+    '_codecs.encode': safe_pickle.Call(_encode),
+    'numpy.ndarray': 'ndarray',
+    'numpy.dtype': safe_pickle.Call(_Dtype),
+    'numpy.core.multiarray._reconstruct': safe_pickle.Call(_reconstruct),
+    'numpy._core.multiarray._reconstruct': safe_pickle.Call(_reconstruct),
 }
 
 
-class _Unpickler(pickle.Unpickler):
-
-  def find_class(self, module, name):
-    try:
-      return _ALLOWED[module, name]
-    except KeyError:
-      raise pickle.UnpicklingError(
-          f'it asks for {module}.{name}, which CIFAR never does; the file may '
-          'be hostile') from None
-
-
 def _unpickle(data: bytes, title: str) -> dict:
-  try:
-    content = _Unpickler(io.BytesIO(data), encoding='bytes').load()
-  except Exception as error:  # a damaged pickle raises nearly anything
-    raise errors.UserError(
-        f'{title} cannot be read ({error}). Download the archive again from '
-        'its authors.') from None
+  content = safe_pickle.load(
+      io.BytesIO(data), title, _ALLOWED, encoding='bytes')
   if not isinstance(content, dict):
     raise errors.UserError(f'{title} is not a batch of CIFAR.')
   # Python 3 writers use text keys, the original bytes.

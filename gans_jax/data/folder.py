@@ -6,12 +6,16 @@ and classes are numbered in the order of their sorted names. Images that lie in
 PATH itself have no labels. Hidden files and folders are passed over.
 """
 
+import collections
 import os
+import stat
 from typing import BinaryIO
 
 from gans_jax.core import errors
 from gans_jax.data import image_files
 from gans_jax.data import transforms
+
+_MAX_VISITS = 100  # of one folder, by links
 
 
 class FolderReader:
@@ -21,8 +25,13 @@ class FolderReader:
     self._root = root
 
   def open(self, name: str) -> BinaryIO:
+    path = os.path.join(self._root, name)
     try:
-      return open(os.path.join(self._root, name), 'rb')
+      # A named pipe would wait for ever, a device never end.
+      if not stat.S_ISREG(os.stat(path).st_mode):
+        raise transforms.CorruptImage(
+            f'{self.describe(name)} is no regular file; expected an image.')
+      return open(path, 'rb')
     except OSError as error:
       raise transforms.CorruptImage(
           f'{self.describe(name)} cannot be read ({error.strerror}).'
@@ -54,9 +63,9 @@ def create_source(data_config, split: str) -> image_files.Source:
   labels, class_names = None, ()
   annotation = os.path.join(root, image_files.DATASET_JSON)
   if os.path.exists(annotation):
-    with open(annotation, 'rb') as stream:
-      labels, class_names = image_files.read_dataset_json(
-          stream.read(), annotation, files)
+    labels, class_names = image_files.read_dataset_json(
+        _read_json(annotation, image_files.max_json(files)), annotation,
+        files)
   elif files and all('/' in name for name in files):
     class_names = tuple(sorted({name.split('/')[0] for name in files}))
     number = {name: i for i, name in enumerate(class_names)}
@@ -65,26 +74,55 @@ def create_source(data_config, split: str) -> image_files.Source:
                             class_names, data_config)
 
 
+def _read_json(path: str, limit: int) -> bytes:
+  try:
+    if not os.path.isfile(path):
+      raise errors.UserError(f'{path} is no regular file; expected JSON.')
+    with open(path, 'rb') as stream:
+      text = stream.read(limit + 1)
+  except OSError as error:
+    raise errors.UserError(
+        f'{path} cannot be read ({error.strerror}).') from None
+  if len(text) > limit:
+    raise errors.UserError(
+        f'{path} has more than the {limit} bytes that are read for so many '
+        'images; expected labels of them and nothing else.')
+  return text
+
+
 def list_files(root: str) -> dict[str, int]:
   """Returns relative name -> bytes of all images below `root`."""
   files = {}
-  pending = ['']
+  pending = [('', ())]
+  visits = collections.Counter()
   while pending:
-    folder = pending.pop()
+    folder, above = pending.pop()
     try:
       entries = list(os.scandir(os.path.join(root, folder)))
+      found = os.stat(os.path.join(root, folder))
     except OSError as error:
       raise errors.UserError(
           f'The folder {os.path.join(root, folder)} cannot be listed '
           f'({error.strerror}).') from None
+    here = found.st_dev, found.st_ino
+    visits[here] += 1
+    if here in above or visits[here] > _MAX_VISITS:
+      raise errors.UserError(
+          f'{os.path.join(root, folder)} leads to a folder that it lies in, '
+          'or that many others lead to. Remove the links.')
     for entry in entries:
       if entry.name.startswith(('.', '__MACOSX')):
         continue
       name = f'{folder}/{entry.name}' if folder else entry.name
       if entry.is_dir():
-        pending.append(name)
+        pending.append((name, (*above, here)))
       elif entry.name.lower().endswith(transforms.EXTENSIONS):
         files[name] = _size(entry)
+        if files[name] > transforms.MAX_BYTES:
+          raise errors.UserError(
+              f'{os.path.join(root, name)} has {files[name]} bytes, more '
+              f'than the {transforms.MAX_BYTES} that are read; expected an '
+              'image. Shrink or remove it.')
   return files
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from gans_jax.core import errors
 from gans_jax.data import arrays
 
-_MAX_BYTES = 2**33
+_MAX_UNPACKED = 2**30  # EMNIST's largest has 547 million bytes
 _TYPES = {8: np.uint8}
 SPLITS = {'train': 'train', 'test': '(?:t10k|test)'}
 
@@ -128,11 +128,15 @@ def read(path: str) -> np.ndarray:
     with open(path, 'rb') as stream:
       packed = stream.read(2) == b'\x1f\x8b'
     with (gzip.open if packed else open)(path, 'rb') as stream:
-      data = stream.read(_MAX_BYTES)
+      data = stream.read(_MAX_UNPACKED + 1 if packed else -1)
   except (OSError, EOFError, zlib.error) as error:
     raise errors.UserError(
         f'{path} cannot be read ({error}); it may be cut off. Copy or '
         'download it again.') from None
+  if packed and len(data) > _MAX_UNPACKED:
+    raise errors.UserError(
+        f'{path} unpacks to more than {_MAX_UNPACKED} bytes, which may be a '
+        'decompression bomb. If you know the file, gunzip it first.')
   if len(data) < 4 or data[:2] != b'\0\0' or data[2] not in _TYPES:
     raise errors.UserError(
         f'{path} starts with {data[:4].hex() or "nothing"}; expected the IDX '

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 import hashlib
 import json
+import math
 import os
+import re
 import sys
 from typing import Any
 
@@ -80,6 +82,7 @@ def read(folder: str) -> dict[str, Any]:
     raise errors.UserError(
         f'{path} lacks or garbles {", ".join(wrong)}. Prepare the data set '
         'again.')
+  _check_values(path, content)
   for shard in content['shards']:
     _check_shard(folder, path, shard)
   counted = sum(shard['count'] for shard in content['shards'])
@@ -90,10 +93,42 @@ def read(folder: str) -> dict[str, Any]:
   return content
 
 
+def _check_values(path, content):
+  limits = {'count': 2**63, 'resolution': 2**16, 'channels': 4,
+            'num_classes': 2**20}
+  wrong = [key for key, limit in limits.items()
+           if isinstance(content[key], bool) or not 0 <= content[key] < limit]
+  if not all(isinstance(name, str) for name in content['class_names']):
+    wrong.append('class_names')
+  if not all(map(_is_field, content['fields'])):
+    wrong.append('fields')
+  else:
+    keys = [field['key'] for field in content['fields']]
+    if 'image' not in keys or len(set(keys)) < len(keys):
+      wrong.append('fields')
+  if wrong:
+    raise errors.UserError(
+        f'{path} has impossible values of {", ".join(wrong)}. Prepare the '
+        'data set again.')
+
+
+def _is_field(field) -> bool:
+  if not (isinstance(field, dict) and isinstance(field.get('key'), str)
+          and field.get('encoding') in ('raw', 'png', 'text')):
+    return False
+  shape, dtype = field.get('shape'), field.get('dtype')
+  return field['encoding'] == 'text' or (
+      isinstance(dtype, str) and isinstance(shape, list)
+      and bool(re.fullmatch(r'(u?int|float)(8|16|32|64)|bool', dtype))
+      and dtype != 'float8'
+      and all(isinstance(n, int) and 0 < n < 2**24 for n in shape)
+      and math.prod(shape) < 2**27)
+
+
 def _check_shard(folder, path, shard):
   if not (isinstance(shard, dict) and isinstance(shard.get('file'), str)
           and shard['file'] == os.path.basename(shard['file'])
-          and isinstance(shard.get('count'), int)
+          and isinstance(shard.get('count'), int) and shard['count'] >= 0
           and isinstance(shard.get('bytes'), int)):
     raise errors.UserError(
         f'{path} describes a shard as {shard!r:.120}; expected file, count, '

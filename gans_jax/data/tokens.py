@@ -191,7 +191,7 @@ def read(path: str) -> dict[str, np.ndarray]:
       found = np.load(name, mmap_mode='r', allow_pickle=False)
       good = found.shape == tuple(shape) and found.dtype == dtype
       problem = f'it holds {found.dtype}{list(found.shape)}'
-    except (OSError, ValueError) as error:
+    except Exception as error:  # Damaged headers raise nearly every type.
       good, problem = False, str(error)
     if not good:
       raise errors.UserError(
@@ -206,8 +206,11 @@ def _read_facts(path: str) -> dict[str, Any]:
   try:
     with open(name, encoding='utf-8') as f:
       facts = json.load(f)
-    return {**facts, 'arrays': dict(facts['arrays']), 'done': facts['done']}
-  except (OSError, ValueError, KeyError, TypeError) as error:
+    arrays = {os.path.basename(key): (list(shape), str(dtype))
+              for key, (shape, dtype) in facts['arrays'].items()}
+    return {**facts, 'arrays': arrays, 'done': facts['done']}
+  except (AttributeError, KeyError, OSError, RecursionError, TypeError,
+          ValueError) as error:
     raise errors.UserError(
         f'{name} cannot be read ({error}). Delete the folder {path}; the '
         'tokens will be extracted again.') from error

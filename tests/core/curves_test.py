@@ -51,13 +51,27 @@ def test_metrics_without_an_option_are_as_measured(tmp_path):
       {'metric': 'codebook', 'step': 1, 'value': 0.5,
        'fake': {'weights': 'ema', 'images_seen': 2000}},
       {'metric': 'fd16_lite0', 'step': 1, 'value': 4.0,
-       'fake': {**sampled, 'weights': 'live'}}]
+       'fake': {**sampled, 'weights': 'live'}},
+      {'metric': 'fd16_lite0', 'step': 1, 'value': 5.0,
+       'fake': {**sampled, 'options': {'top_k': 9}}}]
   (tmp_path / 'evaluations.jsonl').write_text(
       ''.join(json.dumps(result) + '\n' for result in results))
   assert curves.evaluations(tmp_path) == [
       {'step': 1, 'kimg': 2.0, 'metric/codebook': 0.5},
       {'step': 1, 'kimg': 2.0, 'metric/fd16_lite0': 3.0},
+      {'step': 1, 'kimg': 2.0, 'metric/fd16_lite0, top_k 9': 5.0},
       {'step': 1, 'kimg': 2.0, 'metric/fd16_lite0, weights live': 4.0}]
+
+
+def test_half_a_result_is_left_out(tmp_path):
+  """A process was killed while it wrote, and the next one went on."""
+  whole = {'metric': 'fd16_lite0', 'step': 1, 'value': 3.0,
+           'fake': {'images_seen': 2000}}
+  (tmp_path / 'evaluations.jsonl').write_text(
+      '{"metric": "fd16_l' + json.dumps(whole) + '\n' + json.dumps(whole)
+      + '\n{"metr')
+  assert curves.evaluations(tmp_path) == [
+      {'step': 1, 'kimg': 2.0, 'metric/fd16_lite0': 3.0}]
 
 
 def test_scatter():

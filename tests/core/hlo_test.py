@@ -56,6 +56,67 @@ def test_asynchronous_pairs_and_tuples_count_once():
   }
 
 
+def test_a_loop_counts_as_often_as_it_runs():
+  mesh = _mesh()
+  x = jax.ShapeDtypeStruct((16, 3), np.float32,
+                           sharding=jax.NamedSharding(mesh, P('data')))
+
+  def sums(x):
+    def body(total, i):
+      def inner(total, j):
+        return total + jnp.sum(x * total[None] * j, 0), None
+
+      return lax.scan(inner, total, jnp.arange(3.0))[0] + i, None
+
+    total, _ = lax.scan(body, jnp.zeros(3), jnp.arange(5.0))
+    return total + jnp.sum(x)
+
+  program = jax.jit(sums).lower(x).compile()
+  once, size = hlo.collectives(program)['all-reduce']
+  assert (once, size) == (2, 3 * 4 + 4)
+  assert hlo.collectives(program, repeated=True) == {
+      'all-reduce': (5 * 3 + 1, 15 * 3 * 4 + 4)}
+
+
+def test_a_loop_of_the_tpu_compiler():
+  text = '''
+HloModule jit_f, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %s = f32[]{:T(128)} add(%a, %b)
+}
+
+%body.1 (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %ar = f32[4]{0:T(128)} all-reduce(%x), channel_id=1, to_apply=%add
+  ROOT %t = (s32[]{:T(128)}, f32[4]{0}) tuple(%i, %ar)
+}
+
+%condition.1 (p: (s32[], f32[4])) -> pred[] {
+  %n = s32[]{:T(128)} constant(5)
+  ROOT %less = pred[]{:T(512)} compare(%i, %n), direction=LT
+}
+
+%due (p: f32[4]) -> f32[4] {
+  ROOT %ag = f32[4]{0} all-gather(%p), dimensions={0}
+}
+
+%not_due (p: f32[4]) -> f32[4] {
+  ROOT %p = f32[4]{0} parameter(0)
+}
+
+ENTRY %main (p: f32[4]) -> f32[4] {
+  %w = (s32[], f32[4]{0}) while(%t.0), condition=%condition.1, body=%body.1
+  ROOT %c = f32[4]{0} conditional(%q, %p, %p), true_computation=%due, ''' + (
+      '''false_computation=%not_due
+}
+''')
+  assert hlo.runs(text) == {'': 0, 'add': 5, 'body.1': 5, 'condition.1': 1,
+                            'due': 1, 'not_due': 1, 'main': 1}
+  assert hlo.collectives(text, repeated=True) == {
+      'all-reduce': (5, 5 * 16), 'all-gather': (1, 16)}
+  assert hlo.collectives(text)['all-reduce'] == (1, 16)
+
+
 def _conv(x, w, padding):
   return lax.conv_general_dilated(
       x, w, (1, 1), ((padding, padding),) * 2,

@@ -24,6 +24,22 @@ def test_impossible_shapes_are_refused(data, model):
     mesh_lib.make(data, model)
 
 
+def test_platform_is_that_of_the_mesh_in_force():
+  assert mesh_lib.platform() == 'cpu'
+  with jax.set_mesh(mesh_lib.make()):
+    assert mesh_lib.platform() == 'cpu'
+  tpu = jax.sharding.AbstractDevice(
+      device_kind='TPU v6 lite', num_cores=1, platform='tpu')
+  mesh = jax.sharding.AbstractMesh((2,), ('data',), abstract_device=tpu)
+  with jax.sharding.use_abstract_mesh(mesh):
+    assert mesh_lib.platform() == 'tpu'
+
+
+def test_part_of_the_devices():
+  mesh = mesh_lib.make(2, 2, jax.devices()[2:6])
+  assert mesh.devices.tolist() == [jax.devices()[2:4], jax.devices()[4:6]]
+
+
 def test_batch_must_split():
   mesh = mesh_lib.make()
   mesh_lib.check_batch(16, 2, mesh)

@@ -75,13 +75,13 @@ def _one_batch(tmp_path, value) -> str:
 def test_a_hostile_pickle_runs_nothing(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   path = _one_batch(tmp_path, {b'data': _Hostile()})
-  with pytest.raises(errors.UserError, match='mkdir.*hostile'):
+  with pytest.raises(errors.UserError, match='mkdir.*run code'):
     _open(path)
   assert not os.path.exists('hacked')
 
 
 @pytest.mark.parametrize('value, words', [
-    (b'not a pickle', 'data_batch_1 cannot be read'),
+    (b'not a pickle', 'data_batch_1 is no readable'),
     ([1], 'is not a batch'), ({b'labels': [1]}, 'lacks the keys'),
     ({b'data': np.zeros((1, 3072), np.float32), b'labels': [1]},
      'other values than bytes'),
