@@ -5,6 +5,7 @@ Run it on new hardware before anything else.
 
 from collections.abc import Callable
 import json
+import logging
 import time
 
 from gans_jax.core import cli
@@ -30,6 +31,17 @@ as they run, a lazy penalty as if it were due at every step. "share" is that
 work, per second, over the peak of the device: the published dense bfloat16
 figure of a known accelerator, otherwise a float32 matrix product measured
 here.
+
+Will it fit? --topology compiles the step for devices that are not here and
+runs nothing: memory of a device, collectives, work, compile time. A slice of
+TPUs needs the package libtpu (pip install 'gans_jax[tpu]') and no TPU; virtual
+CPU devices need nothing and tell no memory. The data need not be here either
+if --num_classes says what they are. BigGAN at 128 pixels takes a core minutes.
+
+  python -m gans_jax.benchmark --config=experiments/biggan/imagenet.py \\
+      --topology=v5e:4x8 --num_classes=1000 --config.model.remat=true
+  python -m gans_jax.benchmark --config=experiments/dcgan/emoji64.py \\
+      --topology=cpu:8
 """
 
 # Dense peak per device in TFLOP/s, bfloat16, as published by the makers.
@@ -42,12 +54,17 @@ PEAK_TFLOPS = {
 }
 
 
+def known(kind: str) -> str:
+  """Returns the key of `PEAK_TFLOPS` for a kind of device, or ''."""
+  return max((name for name in PEAK_TFLOPS if kind.startswith(name)),
+             key=len, default='')
+
+
 def peak_flops(device) -> tuple[float, str]:
   """Returns (peak FLOP/s of one device, where the figure is from)."""
-  kind = device.device_kind
-  for name in sorted(PEAK_TFLOPS, key=len, reverse=True):
-    if kind.startswith(name):
-      return PEAK_TFLOPS[name] * 1e12, f'published bfloat16 peak of {name}'
+  name = known(device.device_kind)
+  if name:
+    return PEAK_TFLOPS[name] * 1e12, f'published bfloat16 peak of {name}'
   return measured_matmul(device), 'float32 2048 x 2048 matrix product, measured'
 
 
@@ -67,50 +84,6 @@ def measured_matmul(device, size: int = 2048) -> float:
   # The devices of a CPU share its cores: each gets its part.
   shared = jax.local_device_count() if device.platform == 'cpu' else 1
   return 2 * size**3 / best / shared
-
-
-def compile_phase(function, args, options, devices: int,
-                  **jit_options) -> dict:
-  """Compiles; returns the program with the seconds and counts it took.
-
-  Args:
-    function: what to compile.
-    args: its arguments.
-    options: of the compiler.
-    devices: size of the mesh.
-    **jit_options: as `jax.jit` takes them.
-
-  Returns:
-    dict of compiled, trace_s, compile_s, flops (per device, evenly split),
-    xla_flops (per device), memory (bytes per device), collectives
-    {kind: {count, bytes}}.
-  """
-  import jax
-
-  from gans_jax.core import flops
-  from gans_jax.core import hlo
-
-  start = time.perf_counter()
-  traced = jax.jit(function, **jit_options).trace(*args)
-  lowered = traced.lower()
-  middle = time.perf_counter()
-  compiled = lowered.compile(compiler_options=options)
-  done = time.perf_counter()
-  cost = compiled.cost_analysis() or {}
-  memory = compiled.memory_analysis()
-  sizes = {}
-  if memory is not None:
-    sizes = {name: int(getattr(memory, f'{name}_size_in_bytes'))
-             for name in ('argument', 'output', 'temp', 'alias')}
-  return dict(
-      compiled=compiled, trace_s=middle - start, compile_s=done - middle,
-      # `flops.of`, without tracing once more.
-      flops=flops.count(flops.needed(traced.jaxpr)) / devices,
-      # With elementwise work, but the body of a loop (n_critic, microbatches)
-      # only once, however often it runs.
-      xla_flops=float(cost.get('flops', 0.0)), memory=sizes,
-      collectives={kind: dict(count=count, bytes=size) for kind, (count, size)
-                   in hlo.collectives(compiled).items()})
 
 
 def median_seconds(call, repeat: int) -> dict[str, float]:
@@ -138,10 +111,12 @@ def step_without_others(system, *players: str):
 
 def time_part(function, args, options, devices: int,
               repeat: int) -> tuple[dict, dict]:
-  """Returns (compile_phase's dict, median_seconds' dict) of a function."""
+  """Returns the dicts of `compilation.build` and `median_seconds`."""
   import jax
 
-  found = compile_phase(function, args, options, devices)
+  from gans_jax.core import compilation
+
+  found = compilation.build(function, args, options, devices)
   compiled = found.pop('compiled')
   return found, median_seconds(
       lambda: jax.block_until_ready(compiled(*args)), repeat)
@@ -264,7 +239,8 @@ def benchmark(config, repeat: int = 10) -> dict:
     state = jax.jit(system.init, out_shardings=shardings,
                     compiler_options=compilation.options(0))(
                         jax.random.key(config.seed))
-    frozen = jax.device_put(system.frozen(), replicated)
+    frozen = jax.device_put(
+        {**system.frozen(), **system_lib.loss_constants(system)}, replicated)
     next(iterator)  # Starting the readers is no part of the rate.
     add('data', {}, median_seconds(lambda: next(iterator), repeat),
         images * system.batches_per_step)
@@ -294,7 +270,7 @@ def benchmark(config, repeat: int = 10) -> dict:
         lambda state, batch, frozen: step_lib.finish(
             state, schedules.ema_beta(config.ema, state.step, images)).ema))
 
-    found = compile_phase(
+    found = compilation.build(
         system.train_step, args, options, mesh.size,
         donate_argnums=0, out_shardings=(shardings, replicated))
     compiled = found.pop('compiled')
@@ -358,6 +334,47 @@ def table(result: dict) -> str:
   return '\n'.join(lines)
 
 
+def will_it_fit(config, name: str, num_classes: int | None,
+                largest_batch: bool) -> dict:
+  """Compiles a config's step for devices that are not here.
+
+  Args:
+    config: a full config.
+    name: of a topology, such as 'v5e:4x8'.
+    num_classes: of the data, which are then not opened; or None.
+    largest_batch: search it.
+
+  Returns:
+    What `topology.fit` does, `largest`, and `table` for people.
+  """
+  from gans_jax.core import topology as topology_lib
+  from gans_jax.data import pipeline
+
+  topology = topology_lib.parse(name)
+  if largest_batch and not topology.chip:
+    raise errors.UserError(
+        f'--largest_batch needs the memory of a TPU, which --topology={name} '
+        'has not.')
+  topology_lib.start(topology)
+  # How far it is: the compiler may take minutes.
+  logging.getLogger().setLevel(logging.INFO)
+  if num_classes is None:
+    try:
+      spec = pipeline.open_dataset(config.data).spec
+    except errors.UserError as error:
+      raise errors.UserError(
+          f'{error} To compile without the data, say how many classes they '
+          'have: --num_classes=N.') from error
+  else:
+    spec = topology_lib.spec_of_classes(config, num_classes)
+  result = topology_lib.fit(config, spec, topology)
+  if largest_batch:
+    result['largest'] = topology_lib.largest_batch(
+        config, spec, topology, result)
+  peak = PEAK_TFLOPS.get(known(result['device']), 0.0) * 1e12
+  return {**result, 'table': topology_lib.table(result, peak)}
+
+
 def main(argv: list[str]) -> int:
   from gans_jax.core import config as config_lib
 
@@ -368,11 +385,28 @@ def main(argv: list[str]) -> int:
                       help='timed runs of each phase')
   parser.add_argument('--json', metavar='FILE',
                       help='write the whole result there')
+  parser.add_argument('--topology', metavar='v5e:4x8|cpu:8',
+                      help='compile for these devices, and run nothing')
+  parser.add_argument('--largest_batch', action='store_true',
+                      help='with --topology: search the largest batch that '
+                           'fits; compiles about three times')
+  parser.add_argument('--num_classes', type=int, metavar='N',
+                      help='with --topology: take the data as labelled by N '
+                           'classes (0: unlabelled) and do not open them')
   args = parser.parse_args(rest)
   config = config_lib.load(args.config)
   config_lib.apply_overrides(config, overrides)
-  result = benchmark(config, args.repeat)
-  print(table(result))
+  if args.topology:
+    result = will_it_fit(config, args.topology, args.num_classes,
+                         args.largest_batch)
+    print(result.pop('table'))
+  elif args.largest_batch or args.num_classes is not None:
+    raise errors.UserError(
+        '--largest_batch and --num_classes need --topology, such as '
+        '--topology=v5e:4x8.')
+  else:
+    result = benchmark(config, args.repeat)
+    print(table(result))
   if args.json:
     from gans_jax.core import files
 

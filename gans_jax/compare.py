@@ -137,10 +137,10 @@ def _features(workdir, tap, fake, num, mesh):
   import hashlib
   import io
   import logging
-  import zipfile
 
   import numpy as np
 
+  from gans_jax.core import archives
   from gans_jax.core import files
   from gans_jax.metrics import features
 
@@ -149,12 +149,12 @@ def _features(workdir, tap, fake, num, mesh):
   name = hashlib.sha256(facts.encode()).hexdigest()[:16]
   path = pathlib.Path(workdir) / 'features' / f'{name}.npz'
   try:
-    with np.load(path, allow_pickle=False) as file:
-      if file['facts'].item() == facts and len(file['features']) >= num:
-        return file['features'][:num]
+    kept = archives.read_npz(path)
+    if kept['facts'].tolist() == facts and len(kept['features']) >= num:
+      return kept['features'][:num]
   except FileNotFoundError:
     pass
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+  except (OSError, ValueError, KeyError, TypeError) as e:
     logging.warning('%s is damaged and will be replaced: %s', path, e)
   rows = features.extract([tap], fake.stream(num), num, mesh,
                           features.log_progress('generated images'))[tap]

@@ -41,6 +41,9 @@ _val for another split, and the network where it is not the usual one:
   psnr ssim lpips_vgg lpips_alex lpips_lite0
                                    of pairs: reconstructions, or two folders
   codebook                         usage and perplexity, of a tokenizer
+  seams                            of a prior that samples larger images: steps
+                                   of brightness at its windows' borders over
+                                   those beside them, 1 where none shows
   modes                            of a run on points (experiments/toy)
 
 Weights of EfficientNet-Lite0 are installed with the package: what is measured
@@ -48,6 +51,15 @@ with it needs no download, has a name of its own (never FID), and does not
 compare with FID. Other weights are searched for; what is absent is named with
 address and hash. The floor printed beside a distance is that of real images
 to other real ones.
+
+--baseline measures what a run has to be better than, in its place, and adds
+the results to WORKDIR/baselines.jsonl:
+
+  pca, pca:BITS        of a tokenizer: its images coded by their principal
+                       components, in as many bits as its codes take, with
+                       BITS (8) for each number
+  independent_codes    of a prior: codes drawn each for itself, with the
+                       frequencies that they have at their place
 """
 
 # Whose weights can be named.
@@ -66,6 +78,8 @@ def line(result: dict[str, Any]) -> str:
   if std is not None:
     text += f' +- {std:.2g}'
   text = f'{result["metric"]} {text}'
+  if 'baseline' in result:
+    text = f'baseline {result["baseline"]["name"]}: {text}'
   if 'step' in result:
     text = f'step {result["step"]}: {text}'
   floor = result.get('floor', {})
@@ -166,7 +180,41 @@ def _source_images(source: str, batch_size: int, seed: int | None):
   images = protocols.dataset_images(
       ordered, spec.num_examples, spec.identity, 'given', seed)
   images.facts['source'] = source
-  return images, (spec.resolution, spec.resolution, spec.channels)
+  return images, spec.image_shape
+
+
+def _truncation_curve(args, names, sampling, weights) -> None:
+  """Measures a checkpoint at every truncation of --truncation_curve."""
+  import dataclasses
+
+  import jax
+
+  from gans_jax import evaluator as evaluator_lib
+  from gans_jax import sample
+  from gans_jax import truncation_curve
+  from gans_jax.core import mesh as mesh_lib
+  from gans_jax.data import pipeline
+
+  truncations = sample.parse_numbers('--truncation_curve',
+                                     args.truncation_curve)
+  step = int(args.step) if args.step.isdigit() else None
+  generator = sample.load(args.workdir, step, args.weights)
+  dataset = pipeline.open_dataset(generator.config.data)
+
+  def evaluate(truncation: float):
+    evaluator = evaluator_lib.Evaluator(
+        generator.config, generator.system, dataset,
+        mesh_lib.make(devices=jax.local_devices()),
+        names or truncation_curve.METRICS, args.num, args.batch_size,
+        preset=args.preset, weights=weights, reference=args.reference,
+        sampling=dataclasses.replace(sampling, truncation=truncation))
+    return evaluator(generator.variables, generator.step, generator.weights)
+
+  def report(result):
+    print(f'truncation {result["fake"]["truncation"]:g}: {line(result)}')
+
+  truncation_curve.measure(evaluate, truncations, args.workdir, report)
+  print(os.path.join(args.workdir, truncation_curve.PICTURE))
 
 
 def main(argv: list[str]) -> int:
@@ -179,7 +227,8 @@ def main(argv: list[str]) -> int:
   add('--metrics', default='', metavar='A,B',
       help="default: the config's evaluate.metrics")
   add('--num', type=int, default=0, metavar='N',
-      help='number of images, in place of the one in the names')
+      help='number of images, in place of the one in the names; of pairs, '
+           'all by default')
   add('--step', default='latest', metavar='latest|all|N')
   add('--watch', action='store_true',
       help='every checkpoint there is, and each new one until the run is '
@@ -187,8 +236,16 @@ def main(argv: list[str]) -> int:
   add('--weights', choices=['ema', 'live'], default='ema')
   add('--batch_norm', default='running', metavar='running|batch|standing[:N]')
   add('--truncation', type=float, metavar='PSI')
+  add('--truncation_curve', default='', metavar='2,1,0.5',
+      help='fidelity against variety: the metrics at each truncation, in '
+           'WORKDIR/truncation_curve.jsonl and .png')
   add('--labels', default='empirical', metavar='empirical|uniform|K')
+  add('--option', action='append', default=[], metavar='NAME=VALUE',
+      help='of sampling, such as top_k=100 of a system that draws tokens; may '
+           'be given again')
   add('--seed', type=int, default=0, help='of latents and labels')
+  add('--baseline', default='', metavar='pca[:BITS]|independent_codes',
+      help='what the run has to be better than, in its place; see above')
   add('--attributes', default='', metavar='LABELS',
       help="of lsN_...: a value of data.labels (default: the config's)")
   add('--preset', default='', metavar='tf|pytorch|clean|nvidia',
@@ -213,6 +270,18 @@ def main(argv: list[str]) -> int:
     raise errors.UserError(
         f'--watch takes every checkpoint, but --step is {args.step}: leave '
         'one of them out.')
+  if args.baseline and (args.watch or args.step == 'all' or args.fake):
+    raise errors.UserError(
+        f'--baseline={args.baseline} does not learn: it is measured once, '
+        'beside one checkpoint of --workdir. Leave out --watch, --step=all and '
+        '--fake.')
+  if args.truncation_curve and (
+      args.truncation is not None or args.watch or args.step == 'all'
+      or args.fake or args.baseline):
+    raise errors.UserError(
+        '--truncation_curve has its own truncations, and is of one checkpoint '
+        'of --workdir. Leave out --truncation, --watch, --step=all, '
+        '--baseline and --fake.')
   if bool(args.workdir) == bool(args.fake):
     raise errors.UserError(
         'Give --workdir=DIR for a run, or --real=SOURCE and --fake=SOURCE for '
@@ -239,6 +308,7 @@ def main(argv: list[str]) -> int:
 
   import jax
 
+  from gans_jax import baselines
   from gans_jax import sample
   from gans_jax.core import checkpoint as checkpoint_lib
   from gans_jax.core import curves
@@ -247,7 +317,11 @@ def main(argv: list[str]) -> int:
   from gans_jax.data import pipeline
 
   sampling = evaluator_lib.Sampling(
-      args.batch_norm, args.truncation, args.labels, args.seed)
+      args.batch_norm, args.truncation, args.labels, args.seed,
+      sample.parse_options(args.option))
+  if args.truncation_curve:
+    _truncation_curve(args, names, sampling, weights)
+    return cli.DONE
   checkpoints = checkpoint_lib.Checkpointer(args.workdir)
   evaluator, done = None, set()
   while True:
@@ -266,16 +340,28 @@ def main(argv: list[str]) -> int:
               'the data set has changed since training (identity %s, then '
               '%s): the metric is against the one that is there now',
               dataset.spec.identity, generator.spec.identity)
+        system = generator.system
+        if args.baseline:
+          baseline = baselines.create(
+              args.baseline, generator.config, system, generator.variables,
+              dataset)
+          system = baseline.system
+          names = names or tuple(
+              name for name in generator.config.evaluate.metrics
+              if name != evaluator_lib.CODEBOOK)
         evaluator = evaluator_lib.Evaluator(
-            generator.config, generator.system, dataset,
+            generator.config, system, dataset,
             mesh_lib.make(devices=jax.local_devices()),
             names or None, args.num, args.batch_size, preset=args.preset,
             sampling=sampling, weights=weights, reference=args.reference,
             write_reference=args.write_reference, labels=args.attributes)
-      for result in evaluator(generator.variables, generator.step,
-                              generator.weights):
-        evaluator_lib.append(
-            os.path.join(args.workdir, evaluator_lib.RESULTS), result)
+      variables, file = generator.variables, evaluator_lib.RESULTS
+      if args.baseline:
+        variables, file = baseline.variables, baselines.RESULTS
+      for result in evaluator(variables, generator.step, generator.weights):
+        if args.baseline:
+          result = {**result, 'baseline': dict(baseline.facts)}
+        evaluator_lib.append(os.path.join(args.workdir, file), result)
         print(line(result))
       done.add(generator.step)
       curves.plot(args.workdir)

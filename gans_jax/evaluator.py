@@ -4,6 +4,7 @@ Between the metrics, which know no system, and the systems, which know no
 metric. Training and the commands `evaluate` and `compare` go through here.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import json
@@ -27,18 +28,23 @@ from gans_jax.data import pipeline
 from gans_jax.metrics import attributes
 from gans_jax.metrics import codebook
 from gans_jax.metrics import features
+from gans_jax.metrics import gan_test
 from gans_jax.metrics import measures
 from gans_jax.metrics import pairs
 from gans_jax.metrics import perceptual_path
 from gans_jax.metrics import protocols
 from gans_jax.metrics import reference as reference_lib
+from gans_jax.metrics import seams
 from gans_jax.metrics import separability
 
 RESULTS = 'evaluations.jsonl'
 MODES = 'modes'
 CODEBOOK = 'codebook'
+SEAMS = 'seams'
 # Real images that attributes are learned from, at most.
 _MOST_LABELLED = 10_000
+# Images whose seams are measured: four times as large as others, and slow.
+_SEAMS_OF = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,16 +56,20 @@ class Metrics:
     paths: protocols of path lengths.
     pairs: names of metrics of pairs.
     separability: protocols of linear separability.
+    gan_tests: protocols of GAN-test.
     codebook: whether the use of a codebook is measured.
     modes: whether points are measured.
+    seams: whether those of larger images are measured.
   """
 
   sets: tuple[protocols.Protocol, ...] = ()
   paths: tuple[perceptual_path.Protocol, ...] = ()
   pairs: tuple[str, ...] = ()
   separability: tuple[attributes.Protocol, ...] = ()
+  gan_tests: tuple[gan_test.Protocol, ...] = ()
   codebook: bool = False
   modes: bool = False
+  seams: bool = False
 
 
 def parse(names: Sequence[str], num: int = 0, preset: str = '') -> Metrics:
@@ -73,9 +83,9 @@ def parse(names: Sequence[str], num: int = 0, preset: str = '') -> Metrics:
   Raises:
     UserError: no such metric.
   """
-  sets, paths, of_pairs, separable = [], [], [], []
+  sets, paths, of_pairs, separable, tests = [], [], [], [], []
   for name in names:
-    if name in (MODES, CODEBOOK):
+    if name in (MODES, CODEBOOK, SEAMS):
       continue
     if name in pairs.NAMES:
       of_pairs.append(name)
@@ -83,10 +93,13 @@ def parse(names: Sequence[str], num: int = 0, preset: str = '') -> Metrics:
       paths.append(path)
     elif (attribute := attributes.parse(name, num)) is not None:
       separable.append(attribute)
+    elif (test := gan_test.parse(name, num)) is not None:
+      tests.append(test)
     else:
       sets.append(protocols.parse(name, preset, num))
   return Metrics(tuple(sets), tuple(paths), tuple(of_pairs), tuple(separable),
-                 CODEBOOK in names, MODES in names)
+                 tuple(tests), CODEBOOK in names, MODES in names,
+                 SEAMS in names)
 
 
 def check(metrics: Sequence[str], system, spec, num: int = 0,
@@ -117,11 +130,19 @@ def check(metrics: Sequence[str], system, spec, num: int = 0,
     raise errors.UserError(
         "The metric 'codebook' counts the codes of a tokenizer, and this "
         'system has none.')
+  if found.seams and not hasattr(system, 'borders'):
+    raise errors.UserError(
+        "The metric 'seams' is of images larger than those trained on, which "
+        'this system does not sample through windows.')
   for asked in found.paths + found.separability:
     if asked.space == 'w' and 'w' not in system.conditions:
       raise errors.UserError(
           f'The metric {asked.name!r} is of the space W, which this system '
           f'has not. Ask for {asked.name.replace("_w", "_z")}.')
+  if found.gan_tests and 'label' not in system.conditions:
+    raise errors.UserError(
+        f'The metric {found.gan_tests[0].name!r} asks for images of each '
+        'class, and this system takes no label.')
   real = protocols.dataset_images(
       None, spec.num_examples, spec.identity, 'train', None)
   protocols.check([p for p in found.sets if not p.split], {'': real})
@@ -140,6 +161,8 @@ def best_metric(metrics: Sequence[str], num: int = 0
     return protocol.name, measures.MEASURES[protocol.measure].better
   for asked in found.paths + found.separability:
     return asked.name, 'min'
+  if found.gan_tests:
+    return found.gan_tests[0].name, 'max'
   if found.codebook:
     return 'codebook', 'max'
   return metrics[0], 'max' if metrics[0] in pairs.HIGHER_IS_BETTER else 'min'
@@ -169,12 +192,22 @@ class Sampling:
     truncation: psi; None for none.
     labels: 'empirical', 'uniform' or a class.
     seed: of latents and labels.
+    options: others of the system, such as top_k.
   """
 
   batch_norm: str = 'running'
   truncation: float | None = None
   labels: str = 'empirical'
   seed: int = 0
+  options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def all_options(self) -> dict[str, Any]:
+    """Keyword arguments of the system's `generate`."""
+    given = dict(self.options)
+    if self.truncation is not None:
+      given['truncation'] = self.truncation
+    return given
 
 
 class Evaluator:
@@ -212,7 +245,7 @@ class Evaluator:
     """
     names = config.evaluate.metrics if metrics is None else metrics
     num = num or config.evaluate.num
-    self.sampling = sampling or Sampling()
+    self.sampling, self._num = sampling or Sampling(), num
     check(names, system, dataset.spec, num, preset)
     _check_sampling(system, self.sampling)
     self._config, self._system, self._dataset = config, system, dataset
@@ -251,8 +284,12 @@ class Evaluator:
       results += self._pairs(variables, step, weights)
     if self.metrics.separability:
       results += self._separability(variables, step, weights)
+    if self.metrics.gan_tests:
+      results += self._gan_tests(variables, step, weights)
     if self.metrics.codebook:
       results += self._codebook(variables, step, weights)
+    if self.metrics.seams:
+      results += self._seams(variables, step, weights)
     return [{**result, 'step': int(step)} for result in results]
 
   def real_images(self) -> dict[str, Any]:
@@ -301,11 +338,9 @@ class Evaluator:
             self.sampling.batch_norm, self._sampler().batch_size,
             standing_statistics.training_batch(self._config)),
         truncation=self.sampling.truncation,
-        labels=self.sampling.labels if conditional else None)
-
-  def _options(self) -> dict[str, Any]:
-    psi = self.sampling.truncation
-    return {} if psi is None else {'truncation': psi}
+        labels=self.sampling.labels if conditional else None,
+        **({'options': dict(self.sampling.options)}
+           if self.sampling.options else {}))
 
   def _sampler(self, float_images: bool = False):
     if float_images not in self._samplers:
@@ -313,7 +348,7 @@ class Evaluator:
       self._samplers[float_images] = sampler_lib.Sampler(
           self._system, self._mesh, self._batch_size,
           batch_statistics=kind == 'batch', float_images=float_images,
-          **self._options())
+          **self.sampling.all_options)
     return self._samplers[float_images]
 
   def _prepared(self, variables):
@@ -326,7 +361,8 @@ class Evaluator:
     return standing_statistics.accumulate(
         self._system, variables, self._mesh, passes=passes,
         batch_size=standing_statistics.training_batch(self._config),
-        seed=self.sampling.seed, labels=self._labels(), **self._options())
+        seed=self.sampling.seed, labels=self._labels(),
+        **self.sampling.all_options)
 
   def _conditions(self, keys) -> dict[str, Any]:
     labels = self._labels()
@@ -397,31 +433,17 @@ class Evaluator:
         variables, z, self._conditions(keys))
 
   def _separability(self, variables, step, weights):
+    start = time.perf_counter()
     data = self._config.data.copy_and_resolve_references()
     data.labels = self._attributes
     dataset = pipeline.open_dataset(data)
-    tap = features.Tap(features.get('lite0'), 'pooled')
-    num, labels = min(len(dataset), _MOST_LABELLED), []
-
-    def real():
-      for batch, valid in pipeline.ordered_batches(
-          dataset, self._batch_size, num, seed=0, keys=('image', 'label')):
-        labels.append(batch['label'][valid])
-        yield batch['image'], valid
-
-    def report(what):
-      return self._progress(what) if self._progress else None
-
-    start = time.perf_counter()
-    rows = features.extract([tap], real(), num, self._mesh,
-                            report('real images'))[tap]
-    probe = attributes.fit(rows, np.concatenate(labels),
-                           dataset.spec.num_classes)
+    rows, labels = self._labelled(dataset)
+    num = len(rows)
+    probe = attributes.fit(rows, labels, dataset.spec.num_classes)
     most = max(p.num for p in self.metrics.separability)
     fake = self.fake_images(variables, step, weights)
-    rows = features.extract([tap], fake.stream(most), most, self._mesh,
-                            report('generated images'))[tap]
-    found = probe.probabilities(rows)
+    found = probe.probabilities(self._features(
+        fake.stream(most), most, 'generated images'))
     prepared = self._prepared(variables)
     keys = rng.per_example(jax.random.key(self.sampling.seed), 0, most)
     results = []
@@ -435,8 +457,52 @@ class Evaluator:
           'metric': protocol.name, 'value': value,
           'values': {'ls': value, 'probe_accuracy': probe.accuracy},
           'measure': 'linear separability of the more confident half',
-          'attributes': self._attributes, 'features': tap.facts(),
+          'attributes': self._attributes, 'features': _lite0().facts(),
           'real': {'count': num, 'identity': dataset.spec.identity},
+          'fake': {'count': protocol.num, **fake.facts},
+          'seconds': {'fake': round(time.perf_counter() - start, 3)}})
+    return results
+
+  def _features(self, batches, num: int, what: str) -> np.ndarray:
+    """Returns offline features [num, d] of batches (images, valid)."""
+    tap = _lite0()
+    return features.extract(
+        [tap], batches, num, self._mesh,
+        self._progress(what) if self._progress else None)[tap]
+
+  def _labelled(self, dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Returns features [n, d] of real images and their labels [n]."""
+    num, labels = min(len(dataset), _MOST_LABELLED), []
+
+    def stream():
+      for batch, valid in pipeline.ordered_batches(
+          dataset, self._batch_size, num, seed=0, keys=('image', 'label')):
+        labels.append(batch['label'][valid])
+        yield batch['image'], valid
+
+    rows = self._features(stream(), num, 'real images')
+    return rows, np.concatenate(labels)
+
+  def _gan_tests(self, variables, step, weights):
+    start = time.perf_counter()
+    rows, labels = self._labelled(self._dataset)
+    probe, real = gan_test.fit(rows, labels, self._dataset.spec.num_classes)
+    most = max(p.num for p in self.metrics.gan_tests)
+    fake = self.fake_images(variables, step, weights)
+    found = self._features(fake.stream(most), most, 'generated images')
+    asked = self._conditions(rng.per_example(
+        jax.random.key(self.sampling.seed), 0, most))['label']
+    results = []
+    for protocol in self.metrics.gan_tests:
+      value = gan_test.accuracy(
+          probe, found[:protocol.num], asked[:protocol.num])
+      results.append({
+          'metric': protocol.name, 'value': value,
+          'values': {'accuracy': value, 'accuracy_on_real': real},
+          'measure': 'share of images recognised as the class asked for',
+          'features': _lite0().facts(),
+          'real': {'count': len(rows),
+                   'identity': self._dataset.spec.identity},
           'fake': {'count': protocol.num, **fake.facts},
           'seconds': {'fake': round(time.perf_counter() - start, 3)}})
     return results
@@ -464,9 +530,32 @@ class Evaluator:
         'fake': self.facts(step, weights),
         'seconds': {'fake': round(time.perf_counter() - start, 3)}}]
 
+  def _seams(self, variables, step, weights):
+    """Those of images of twice the size, unless options say which."""
+    start = time.perf_counter()
+    count, grid = self._num or _SEAMS_OF, self._system.grid
+    options = {'height': 2 * grid[0], 'width': 2 * grid[1],
+               **self.sampling.all_options}
+    sampler = sampler_lib.Sampler(
+        self._system, self._mesh, min(count, self._batch_size), **options)
+    keys = rng.per_example(jax.random.key(self.sampling.seed), 0, count)
+    images = sampler(variables, keys, self._conditions(keys))
+    pixels = images.shape[1] // options['height']
+    rows, columns = (
+        [pixels * line for line in lines]
+        for lines in self._system.borders(options['height'], options['width']))
+    value, std = seams.ratio(images, rows, columns, pixels)
+    return [{
+        'metric': SEAMS, 'value': value,
+        'values': {'ratio': value, 'std': std},
+        'measure': "steps of brightness at windows' borders over those beside",
+        'rows': rows, 'columns': columns,
+        'fake': {'count': count, 'seed': self.sampling.seed,
+                 'shape': list(images.shape[1:]), **self.facts(step, weights)},
+        'seconds': {'fake': round(time.perf_counter() - start, 3)}}]
+
   def _reconstructions(self, variables, step, weights):
     """Returns reconstructions of the real images, in their order."""
-
 
     reconstruct = jax.jit(lambda variables, batch, keys: images_lib.to_uint8(
         self._system.outputs['reconstruct'](variables, batch, keys)))
@@ -490,7 +579,7 @@ class Evaluator:
   def _pairs(self, variables, step, weights):
     real = self.real_images()['']
     fake = self._reconstructions(variables, step, weights)
-    num = real.count
+    num = min(real.count, self._num or real.count)
     whole = ((batch['image'], valid) for batch, valid in
              pipeline.ordered_batches(self._dataset, self._batch_size, num,
                                       seed=0, keys=('image',)))
@@ -498,6 +587,11 @@ class Evaluator:
         self.metrics.pairs, whole, fake.stream(num), num,
         self._weights, self._progress('pairs') if self._progress else None)
     return [{**r, 'real': real.facts, 'fake': fake.facts} for r in results]
+
+
+def _lite0() -> features.Tap:
+  """Returns the features that classes are told by."""
+  return features.Tap(features.get('lite0'), 'pooled')
 
 
 def extractor_weights(weights: dict[str, str]) -> dict[str, str]:
@@ -542,6 +636,11 @@ def _check_sampling(system, sampling: Sampling) -> None:
     raise errors.UserError(
         f'--truncation is {sampling.truncation}, but this system has no '
         'truncation. Leave it out.')
+  for name in sampling.options:
+    if name not in system.options:
+      raise errors.UserError(
+          f'--option names {name!r}, which this system has not; it has: '
+          f'{", ".join(system.options) or "none"}.')
   if sampling.labels != 'empirical' and 'label' not in system.conditions:
     raise errors.UserError(
         f'--labels is {sampling.labels!r}, but this system is not '

@@ -40,7 +40,7 @@ and the next one starts anew.
 """
 
 # Keys of the data section that prepare has no argument for.
-_EXTRA = ('background', 'groups', 'pairs', 'data_dir', 'manual_dir',
+_EXTRA = ('aspect', 'background', 'groups', 'pairs', 'data_dir', 'manual_dir',
           'num_examples', 'seed')
 # What --labels=auto means where the source itself does not settle it.
 _AUTO = {'shapes': 'none', 'scenes': 'none', 'mixture': 'none',
@@ -137,7 +137,7 @@ def _overrides(rest: list[str]) -> dict:
           f'--data.KEY=VALUE with KEY one of {", ".join(_EXTRA)}.{hint}')
     try:
       result[key] = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
       result[key] = value  # a word
   return result
 
@@ -309,6 +309,7 @@ def _write(dataset, data, split, folder, storage) -> dict:
     shard['sha256'] = manifest.file_hash(path)
   content = {
       'storage': storage, 'count': count, 'resolution': spec.resolution,
+      'aspect': '{}:{}'.format(*how.aspect),
       'channels': spec.channels, 'filter': how.facts()['filter'],
       'crop': how.crop, 'background': list(how.background),
       'source': data['source'], 'split': split,
@@ -483,9 +484,13 @@ class _ZipWriter:
 
 
 def _summary(out, content):
+  from gans_jax.data import transforms
+
   size = sum(shard['bytes'] for shard in content['shards']) / 2**20
   side = content['resolution']
-  _say(f'{content["count"]} images of {side}x{side}x{content["channels"]} '
+  aspect = transforms.aspect(content['aspect'])
+  wide, high = transforms.Geometry(side, aspect=aspect).size()
+  _say(f'{content["count"]} images of {wide}x{high}x{content["channels"]} '
        f'({content["filter"]} filter, crop {content["crop"]}) in {out}, '
        f'{size:.1f} MiB.')
   if content['label_histogram']:

@@ -46,10 +46,12 @@ def read_target(path: str, resolution: int, channels: int):
   import numpy as np
   from PIL import Image
 
+  from gans_jax.data import transforms
+
   try:
-    with Image.open(path) as image:
+    with Image.open(path, formats=transforms.FORMATS) as image:
       image = image.convert('L' if channels == 1 else 'RGB')
-  except (OSError, ValueError, Image.DecompressionBombError) as error:
+  except Exception as error:  # Damaged images raise nearly every type.
     raise errors.UserError(
         f'--target is {path}, which cannot be read as an image ({error}). '
         'Give a PNG or JPEG file.') from error
@@ -190,6 +192,11 @@ def main(argv: list[str]) -> int:
   generator = sample.load(args.workdir, args.checkpoint_step, args.weights)
   generator.require_w('Projections')
   spec = generator.spec
+  height, width, _ = spec.image_shape
+  if height != width:
+    raise errors.UserError(
+        f'Projections are of squares, but {args.workdir} makes images of '
+        f'{width}x{height}.')
   target = read_target(args.target, spec.resolution, spec.channels)
   name, function, weights = distance(args.distance, args.vgg16_weights)
   print(f'distance: {name}')

@@ -21,6 +21,7 @@ from gans_jax.core import clock as clock_lib
 from gans_jax.core import compilation
 from gans_jax.core import config as config_lib
 from gans_jax.core import curves
+from gans_jax.core import errors
 from gans_jax.core import files
 from gans_jax.core import images as images_lib
 from gans_jax.core import logging as logging_lib
@@ -136,6 +137,8 @@ def train(config: config_lib.ConfigDict, workdir: str,
           compiler_options=compilation.options(config.compile.level))
 
     frozen = jax.device_put(system.frozen(), replicated)
+    constants = {**frozen, **jax.device_put(
+        system_lib.loss_constants(system), replicated)}
     grids = Grids(config, system, dataset, mesh, frozen)
     evaluator = evaluator_lib.Evaluator(
         config, system, dataset, mesh) if config.evaluate_every else None
@@ -210,7 +213,7 @@ def train(config: config_lib.ConfigDict, workdir: str,
         train_step = compiled(stage)
         clock.begin(stage.images_per_step)
       batch = mesh_lib.to_global(next(iterator), mesh)
-      state, logs = train_step(state, batch, frozen)
+      state, logs = train_step(state, batch, constants)
       step += 1
       flying.append(logs)
       if len(flying) > ahead:
@@ -252,8 +255,8 @@ def train(config: config_lib.ConfigDict, workdir: str,
   # -- 7. What came of it ---------------------------------------------------
   if jax.process_index() == 0:
     curves.plot(run.path)
-    print(summary(run.path, config, total_steps, stages.images(total_steps),
-                  clock, first, last))
+    print(summary(run.path, config, system, total_steps,
+                  stages.images(total_steps), clock, first, last))
   return cli.DONE
 
 
@@ -316,8 +319,8 @@ def plan(config, system, spec, mesh, abstract, stages: stages_lib.Stages,
   nets = ', '.join(f'{net} {state_lib.count(tree):,} parameters'
                    for net, tree in abstract.params.items())
   split = system.batches_per_step
-  size = (f'{spec.resolution} x {spec.resolution} x {spec.channels}'
-          if spec.resolution else 'points')
+  height, width, channels = spec.image_shape
+  size = (f'{height} x {width} x {channels}' if spec.resolution else 'points')
   classes = f', {spec.num_classes} classes' if spec.num_classes else ''
   lines = [
       f'system    {config.system}: {nets}',
@@ -347,7 +350,18 @@ def plan(config, system, spec, mesh, abstract, stages: stages_lib.Stages,
   return '\n'.join([*lines, *(f'note      {note}' for note in notes)])
 
 
-def summary(path: str, config, total_steps: int, images: int, clock,
+def _interpolates(system) -> bool:
+  """Whether there is a way from one latent of images to another."""
+  try:
+    z = jax.eval_shape(system.latents, jax.eval_shape(
+        lambda: jax.random.split(jax.random.key(0), 2)))
+  except errors.UserError:  # None of its own.
+    return False
+  return (jax.numpy.issubdtype(z.dtype, jax.numpy.floating)
+          and not hasattr(system, 'point_metrics'))
+
+
+def summary(path: str, config, system, total_steps: int, images: int, clock,
             first: dict[str, float], last: dict[str, float]) -> str:
   """Returns the closing words of a run."""
   lines = ['', f'done: {total_steps:,} steps, '
@@ -363,7 +377,8 @@ def summary(path: str, config, total_steps: int, images: int, clock,
       f'  checkpoints  {os.path.join(path, "checkpoints")}',
       'next:',
       f'  python -m gans_jax.sample --workdir={path} --seeds=0-63',
-      f'  python -m gans_jax.sample --workdir={path} --interpolate=0-7',
+      *([f'  python -m gans_jax.sample --workdir={path} --interpolate=0-7']
+        if _interpolates(system) else []),
       f'  python -m gans_jax.evaluate --workdir={path} '
       f'--metrics={",".join(config.evaluate.metrics) or "fd5k_lite0"}',
   ]

@@ -57,7 +57,6 @@ def get_config(arg=''):
     config_lib.assign(config, {
         **config_lib.DEBUG,
         'data.labels': 'group',
-        'data.resolution': 8,
         'data.tokenizer': 'pixels:3',
         'model.layers': 2,
         'model.heads': 2,

@@ -34,7 +34,7 @@ def get_config(arg=''):
   })
   if args.debug:
     config_lib.assign(config, {
-        **config_lib.DEBUG, 'data.resolution': 8, 'model.dim': 4,
+        **config_lib.DEBUG, 'model.dim': 4,
         'model.layers': 2, 'model.head': 8, 'data.tokenizer': 'pixels:2',
         'model.class_conditional': False,
     })

@@ -48,7 +48,6 @@ def get_config(arg=''):
   if args.debug:
     config_lib.assign(config, {
         **config_lib.DEBUG,
-        'data.resolution': 8,
         'data.tokenizer': 'pixels:3',
         'model.layers': 2,
         'model.heads': 2,

@@ -54,7 +54,6 @@ def get_config(arg=''):
   if args.debug:
     config_lib.assign(config, {
         **config_lib.DEBUG,
-        'data.resolution': 8,
         'data.tokenizer': 'pixels:3',
         'data.labels': (
             'group' if config.model.condition == 'class' else 'none'),

@@ -40,7 +40,6 @@ def get_config(arg=''):
   if args.debug:
     config_lib.assign(config, {
         **config_lib.DEBUG,
-        'data.resolution': 8,
         'data.tokenizer': 'pixels:3',
         'data.cond_tokenizer': 'pixels:2',
         'model.layers': 2,

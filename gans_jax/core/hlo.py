@@ -6,6 +6,7 @@ CPU backend runs in a naive loop, no float32 convolution in a bfloat16 block.
 """
 
 from collections.abc import Iterator
+import functools
 import math
 import re
 from typing import Any
@@ -38,6 +39,14 @@ _INSTRUCTION = re.compile(
 _ARRAY = re.compile(r'\b([a-z][a-z0-9]*)\[([\d,<= ]*)\]')
 _DIM_LABELS = re.compile(r'dim_labels=(\w+)_(\w+)->(\w+)')
 
+# A computation: `%name (parameters) -> type {`, its instructions, `}`.
+_COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.-]+) \(.*\{$')
+_CALLED = re.compile(
+    r'\b(body|condition|calls|to_apply|true_computation|false_computation|'
+    r'branch_computations|called_computations)=(?:%?([\w.-]+)|\{([^}]*)\})')
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_INTEGER = re.compile(r'[su]\d+\[\]\S* constant\((\d+)\)')
+
 
 def _text(compiled: Any) -> str:
   return compiled if isinstance(compiled, str) else compiled.as_text()
@@ -62,26 +71,93 @@ def _bytes(result: str) -> int:
   return total
 
 
-def collectives(compiled: Any) -> dict[str, tuple[int, int]]:
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+  """Returns ({computation: its lines}, the name of the first to run)."""
+  found, entry, name = {}, '', ''
+  for line in text.splitlines():
+    match = _COMPUTATION.match(line)
+    if match:
+      name = match.group(2)
+      entry = name if match.group(1) else entry
+    found.setdefault(name, []).append(line)
+  return found, entry
+
+
+def _called(line: str) -> list[tuple[str, str]]:
+  """Returns (how, computation) of each that an instruction calls."""
+  return [(how, name.strip().lstrip('%')) for how, one, several
+          in _CALLED.findall(line) for name in (one or several).split(',')]
+
+
+def _trips(line: str, computations: dict[str, list[str]]) -> int:
+  """How often a while loop runs; 1 where nothing says."""
+  known = _TRIPS.search(line)
+  if known:
+    return int(known.group(1))
+  # As the TPU's compiler writes it: a counter is compared with a constant.
+  condition = computations.get(dict(_called(line)).get('condition', ''), [])
+  inner = [name for each in condition for _, name in _called(each)]
+  lines = [*condition, *(each for name in inner
+                         for each in computations.get(name, []))]
+  return max((int(n) for each in lines for n in _INTEGER.findall(each)),
+             default=1)
+
+
+def runs(text: str) -> dict[str, int]:
+  """How often each computation of a program runs, as far as the text says.
+
+  The body of a `scan` runs as often as it is long, each branch of a condition
+  once (as if it were due).
+
+  Args:
+    text: HLO of a whole module; in a piece of one, everything runs once.
+  """
+  computations, entry = _computations(text)
+  if not entry:
+    return dict.fromkeys(computations, 1)
+  calls = {}  # computation -> [(caller, times)]
+  for caller, lines in computations.items():
+    for line in lines:
+      for how, name in _called(line):
+        times = _trips(line, computations) if how == 'body' else 1
+        calls.setdefault(name, []).append((caller, times))
+
+  @functools.cache
+  def count(name):
+    if name == entry:
+      return 1
+    return sum(count(caller) * times for caller, times in calls.get(name, ()))
+
+  return {name: count(name) for name in computations}
+
+
+def collectives(compiled: Any,
+                repeated: bool = False) -> dict[str, tuple[int, int]]:
   """Collectives in a compiled program, as seen by one device.
 
-  An instruction inside a loop counts once, however often the loop runs.  An
-  asynchronous pair (`-start`, `-done`) is one collective.
+  An asynchronous pair (`-start`, `-done`) is one collective.
 
   Args:
     compiled: `jax.jit(f).lower(...).compile()`, or its HLO text.
+    repeated: an instruction inside a loop counts as often as it runs, see
+      `runs`; otherwise once.
 
   Returns:
     {kind: (number of instructions, bytes of their results)}, only the kinds
     that occur; kinds are named as in HLO ('all-reduce', 'all-gather', ...).
   """
+  text = _text(compiled)
+  computations, _ = _computations(text)
+  times = runs(text) if repeated else dict.fromkeys(computations, 1)
   found = {}
-  for op, result, _ in _instructions(_text(compiled)):
-    # The result of a `-start` holds its operands too; that of `-done` does not.
-    kind = op.removesuffix('-done')
-    if kind in COLLECTIVES:
-      count, size = found.get(kind, (0, 0))
-      found[kind] = (count + 1, size + _bytes(result))
+  for name, lines in computations.items():
+    for op, result, _ in _instructions('\n'.join(lines)):
+      # The result of a `-start` holds its operands too; `-done`'s does not.
+      kind = op.removesuffix('-done')
+      if kind in COLLECTIVES and times[name]:
+        count, size = found.get(kind, (0, 0))
+        found[kind] = (count + times[name],
+                       size + times[name] * _bytes(result))
   return found
 
 

@@ -49,7 +49,9 @@ def make(data: int = -1, model: int = 1,
         f'{jax.process_count()} processes hold {len(devices)} devices, and '
         'in a run of several processes all must take part. Use '
         '--config.mesh.data=-1.')
-  if used == len(jax.devices()):
+  # Some of the devices of this job lie in no particular shape.
+  some = len(devices) < len(jax.devices()) and devices[0] in jax.devices()
+  if used == len(devices) and not some:
     grid = arrange(devices, data, model)
   else:
     grid = np.asarray(devices[:used]).reshape(data, model)
@@ -143,6 +145,16 @@ def shard_batch(tree, axis: int = 0):
   spec = P(*([None] * axis), 'data')
   return jax.tree.map(
       lambda x: jax.lax.with_sharding_constraint(x, spec), tree)
+
+
+def platform() -> str:
+  """Returns what is compiled for: 'cpu', 'gpu' or 'tpu'.
+
+  That of the mesh in force (`jax.set_mesh`), which may be of a machine that
+  is only compiled for, else that of the default backend.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return getattr(device, 'platform', None) or jax.default_backend()
 
 
 def replicate(tree):

@@ -36,7 +36,10 @@ Members of a System:
     scored.
   frozen() -> {name: tree}: pretrained constants, neither trained nor
     checkpointed (core/tokenizer.py). `generate` and `outputs` find them among
-    their variables, {**variables, **frozen}.
+    their variables, {**variables, **frozen}; `train_step` is given them too.
+  loss_constants() -> {name: tree}: what `train_step` alone needs beside them,
+    such as the network of a perceptual distance. Where there is such; a
+    trained system samples without.
   stages, at_stage(stage): of a system that changes batch size or resolution
     on its way; see core/stages.py. The members above are then of the whole
     run, those of `at_stage(stage)` the same but for its `train_step`.
@@ -60,7 +63,15 @@ def create(config: config_lib.ConfigDict, spec: spec_lib.DataSpec):
     UserError: no such system, a value it refuses, or batch keys that the
       data set does not have.
   """
-  system = config_lib.system_module(config.system).create(config, spec)
+  module = config_lib.system_module(config.system)
+  height, width, _ = spec.image_shape
+  if height != width and not getattr(module, 'ANY_ASPECT', False):
+    raise errors.UserError(
+        f'The images of {config.data.source!r} are {width}x{height}, but the '
+        f'system {config.system!r} makes squares (stylegan2 makes others '
+        'too). Prepare square ones with `python -m gans_jax.prepare '
+        '--crop=center`.')
+  system = module.create(config, spec)
   missing = [key for key in system.requires if key not in spec.keys]
   if missing:
     hint = ''
@@ -73,6 +84,15 @@ def create(config: config_lib.ConfigDict, spec: spec_lib.DataSpec):
         f'data.labels={config.data.labels!r} gives only '
         f'{", ".join(spec.keys)}.{hint}')
   return system
+
+
+def loss_constants(system) -> dict:
+  """Returns what `train_step` needs beside `frozen()`; {} of most systems.
+
+  Raises:
+    UserError: what it is read from is missing.
+  """
+  return getattr(system, 'loss_constants', dict)()
 
 
 def abstract_state(system, seed: int = 0):
@@ -91,17 +111,18 @@ def check_square_power_of_two(system: str, spec: spec_lib.DataSpec,
         f'--config.data.resolution (28-pixel data sets: 32).')
 
 
-def num_classes(config: config_lib.ConfigDict,
-                spec: spec_lib.DataSpec) -> int:
-  """Returns the classes of model.conditional; 0 where it is off.
+def num_classes(config: config_lib.ConfigDict, spec: spec_lib.DataSpec,
+                key: str = 'conditional') -> int:
+  """Returns the classes where model.<key> is set; 0 where it is off.
 
   Raises:
     UserError: the data have no labels.
   """
-  if not config.model.conditional:
+  if not config.model[key]:
     return 0
   if not spec.num_classes:
     raise errors.UserError(
-        'config.model.conditional is set, but the data have no labels. Set '
-        "--config.data.labels (such as 'class').")
+        f'config.model.{key} is set, but the data have no labels. Set '
+        "--config.data.labels (such as 'class'; emoji: 'group'), or "
+        f'--config.model.{key}=false.')
   return spec.num_classes

@@ -51,6 +51,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from gans_jax.core import errors
 from gans_jax.data import spec as spec_lib
@@ -212,6 +213,34 @@ def vocabulary(spec: spec_lib.DataSpec, key: str = 'tokens'
       f'This system is trained on {key}, and config.data.{name} names no '
       f'tokenizer to make them. Set --config.data.{name} to the workdir of a '
       "trained first stage, or to 'pixels:L'.")
+
+
+def grid(config, spec: spec_lib.DataSpec) -> tuple[int, tuple[int, int]]:
+  """Returns (K, (h, w)), as `vocabulary`; for a prior over grids of codes.
+
+  Raises:
+    UserError: the data have no tokens, or several at a place.
+  """
+  codes, shape = vocabulary(spec)
+  if len(shape) != 2:
+    raise errors.UserError(
+        f'The tokenizer {config.data.tokenizer!r} makes tokens of shape '
+        f'{list(shape)} of an image, and the system {config.system!r} models a '
+        'grid [h, w]. Train one with one code at a place (vqvae: '
+        '--config.model.codes_per_position=1).')
+  return codes, tuple(shape)
+
+
+def no_latents(config) -> errors.UserError:
+  """Returns the error of a prior that is asked for its latents."""
+  return errors.UserError(
+      f'The system {config.system!r} draws codes and has no latents to '
+      'interpolate or to measure.')
+
+
+def cross_entropy(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+  """-log softmax(logits)[token] in nats, of the shape of `tokens`."""
+  return optax.softmax_cross_entropy_with_integer_labels(logits, tokens)
 
 
 def of_config(config, key: str = 'tokens') -> Tokenizer:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from gans_jax.convert import lpips as lpips_weights
 from gans_jax.convert import published
 from gans_jax.core import errors
+from gans_jax.core import mesh
 from gans_jax.metrics import efficientnet_lite
 from gans_jax.metrics import efflp
 from gans_jax.metrics import lpips
@@ -86,18 +87,13 @@ def _has_lpips() -> bool:
   return True
 
 
-def frozen(distance: Perceptual | None) -> dict[str, Any]:
-  """Returns {'perceptual': weights}, for `System.frozen`.
+def constants(distance: Perceptual | None) -> dict[str, Any]:
+  """Returns {'perceptual': weights} for `System.loss_constants`; {} of None.
 
-  Empty without a distance, and where weights are absent: sampling goes on
-  without them, and `value` refuses to train.
+  Raises:
+    UserError: the weights are not on this machine.
   """
-  if distance is None:
-    return {}
-  try:
-    return {'perceptual': distance.load()}
-  except errors.UserError:
-    return {}
+  return {} if distance is None else {'perceptual': distance.load()}
 
 
 def value(distance: Perceptual, weights: Mapping[str, Any], x: jax.Array,
@@ -106,15 +102,10 @@ def value(distance: Perceptual, weights: Mapping[str, Any], x: jax.Array,
 
   Args:
     distance: the distance.
-    weights: what `frozen` gave.
+    weights: what `constants` gave.
     x: images, see `choose`.
     target: images.
-
-  Raises:
-    UserError: its weights are not on this machine.
   """
-  if 'perceptual' not in weights:
-    distance.load()
   return jnp.mean(distance.distance(weights['perceptual'], x, target))
 
 
@@ -151,7 +142,7 @@ def lite0(variables, x: jax.Array, target: jax.Array) -> jax.Array:
     target: images.
   """
   # On CPU XLA has no good depthwise convolution.
-  form = 'shifted' if jax.default_backend() == 'cpu' else 'lax'
+  form = 'shifted' if mesh.platform() == 'cpu' else 'lax'
   net = efficientnet_lite.EfficientNetLite0(form)
 
   def taps(images):

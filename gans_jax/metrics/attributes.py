@@ -98,8 +98,8 @@ def fit(features: np.ndarray, labels: np.ndarray, classes: int) -> Probe:
   labels = np.asarray(labels)
   if len(np.unique(labels)) < 2:
     raise errors.UserError(
-        'Linear separability needs images of two classes at least, and all '
-        'are of one. Choose other --attributes.')
+        'Attributes are told by images of two classes at least, and all are '
+        'of one. Choose other --attributes.')
   x = np.asarray(features, np.float64)
   scale = x.std(0)
   probe = Probe(x.mean(0), np.where(scale > 0, scale, 1.0), np.zeros(()), 0.0)

@@ -14,11 +14,11 @@ import os
 import pathlib
 import tempfile
 from typing import Any
-import zipfile
 
 import jax
 import numpy as np
 
+from gans_jax.core import archives
 from gans_jax.core import errors
 from gans_jax.core import files
 
@@ -104,9 +104,8 @@ def read_file(path: str, tap: dict[str, Any], measure: str) -> Reference:
         "is torchvision's and not that of FID: its moments do not compare. "
         'Leave --reference out, and the real images are measured.')
   try:
-    with np.load(path, allow_pickle=False) as file:
-      arrays = {key: file[key] for key in file.files}
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+    arrays = archives.read_npz(path)
+  except (OSError, ValueError) as e:
     raise errors.UserError(
         f'{path} is not a readable .npz file of statistics: {e}. Fetch it '
         'again, or measure the real images.') from e
@@ -119,10 +118,11 @@ def read_file(path: str, tap: dict[str, Any], measure: str) -> Reference:
         f'metric needs {" and ".join(needs)}. Name a file that was made for '
         'it.')
   for key in needs:
-    if not np.isfinite(arrays[key]).all():
+    if arrays[key].dtype.kind not in 'fiu' or not np.isfinite(
+        arrays[key]).all():
       raise errors.UserError(
-          f'{path} has NaN or infinity in {key!r}: it is damaged. Fetch it '
-          'again.')
+          f'{path} has NaN or infinity in {key!r}, or no numbers: it is '
+          'damaged. Fetch it again.')
   dim = tap['dim']
   wanted = {'mu': (dim,), 'sigma': (dim, dim)}
   for key in needs:
@@ -133,8 +133,7 @@ def read_file(path: str, tap: dict[str, Any], measure: str) -> Reference:
           f'{path} has {key!r} of shape {list(shape)}; features of '
           f'{tap["name"]} have {dim} dimensions. It was made with another '
           'network.')
-  stated = json.loads(arrays['facts'].item())['features'] if (
-      'facts' in arrays) else {}
+  stated, floor, count = _beside(path, arrays, dim)
   for key, value in stated.items():
     if value != tap.get(key):
       raise errors.UserError(
@@ -144,16 +143,41 @@ def read_file(path: str, tap: dict[str, Any], measure: str) -> Reference:
   facts = {'statistics': os.path.basename(path), 'sha256': files.sha256(path)}
   if needs == ('feats',):
     return Reference({'features': arrays['feats']}, {}, facts)
-  # Their files do not say how many images they are of: more than dimensions.
-  count = arrays.get('count', np.asarray(dim + 1))
   kept = {'mu': arrays['mu'].astype(np.float64),
           'sigma': arrays['sigma'].astype(np.float64), 'count': count}
   if 'factor' in arrays:
     kept['factor'] = arrays['factor']
   if 'count' in arrays:
     facts['count'] = int(count)
-  floor = json.loads(arrays['floor'].item()) if 'floor' in arrays else {}
   return Reference(kept, floor, facts)
+
+
+def _beside(path: str, arrays: dict[str, np.ndarray], dim: int):
+  """Returns (facts of the features, floor, count) as far as a file has them.
+
+  Raises:
+    UserError: not as `write_file` writes them.
+  """
+  # Other tools do not say how many images it were: more than dimensions.
+  count = arrays.get('count', np.asarray(dim + 1))
+  factor = arrays.get('factor', np.zeros(()))
+  try:
+    stated, floor = (
+        json.loads(arrays[key].item()) if key in arrays else {}
+        for key in ('facts', 'floor'))
+    stated = stated['features'] if 'facts' in arrays else {}
+    if not (isinstance(stated, dict) and isinstance(floor, dict)):
+      raise ValueError('facts and floor are no mappings')
+    if count.dtype.kind not in 'iu' or count.shape or count < 1:
+      raise ValueError('count is no number of images')
+    if factor.dtype.kind != 'f' or not np.isfinite(factor).all():
+      raise ValueError('factor has no numbers')
+  except (ValueError, TypeError, KeyError, RecursionError) as e:
+    raise errors.UserError(
+        f'{path} says where its numbers come from in another way than our '
+        f'own files do ({type(e).__name__}: {e}): it is damaged. Make it '
+        'again, or measure the real images.') from e
+  return stated, floor, count
 
 
 def write_file(path: str, reference: Reference, tap: dict[str, Any]) -> None:
@@ -193,16 +217,18 @@ def _on_every_process(flag: bool) -> bool:
 
 def _read(path: pathlib.Path, text: str) -> Reference | None:
   try:
-    with np.load(path, allow_pickle=False) as file:
-      if file['facts'].item() != text:
-        raise ValueError('it describes other statistics')
-      kept = {key: file[key] for key in file.files if key not in _OWN}
-      floor = json.loads(file['floor'].item())
-    if not kept or not all(np.isfinite(array).all() for array in kept.values()):
+    kept = archives.read_npz(path)
+    facts, floor = (kept.pop(key) for key in _OWN)
+    if facts.tolist() != text:
+      raise ValueError('it describes other statistics')
+    floor = json.loads(floor.item())
+    if not kept or not all(array.dtype.kind not in 'US'
+                           and np.isfinite(array).all()
+                           for array in kept.values()):
       raise ValueError('its numbers are damaged')
   except FileNotFoundError:
     return None
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+  except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
     logging.warning('%s is not used and will be replaced: %s', path, e)
     return None
   return Reference(kept, floor)

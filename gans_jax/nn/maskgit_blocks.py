@@ -28,7 +28,7 @@ class ResBlock(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     h = x
     for i in (1, 2):
-      h = nn.swish(group_norm.GroupNorm(name=f'norm{i}')(h))
+      h = group_norm.GroupNorm(swish=True, name=f'norm{i}')(h)
       h = conv.Conv(self.features, (3, 3), use_bias=False, name=f'conv{i}')(h)
     if x.shape[-1] != self.features:
       x = conv.Conv(self.features, (1, 1), use_bias=False, name='shortcut')(h)
@@ -63,7 +63,7 @@ class Encoder(nn.Module):
         x = resample.average_pool(x)
     for j in range(self.num_res_blocks):
       x = ResBlock(x.shape[-1], name=f'mid_block_{j}')(x)
-    x = nn.swish(group_norm.GroupNorm(name='norm_out')(x))
+    x = group_norm.GroupNorm(swish=True, name='norm_out')(x)
     x = conv.Conv(self.embed_dim, (1, 1), name='conv_out')(x)
     return x.astype(jnp.float32)
 
@@ -95,6 +95,6 @@ class Decoder(nn.Module):
         x = ResBlock(self.ch * self.ch_mult[i], name=f'up_{i}_block_{j}')(x)
       if i:
         x = vqgan_blocks.UpsampledConv(x.shape[-1], name=f'up_{i}_conv')(x)
-    x = nn.swish(group_norm.GroupNorm(name='norm_out')(x))
+    x = group_norm.GroupNorm(swish=True, name='norm_out')(x)
     image = conv.Conv(self.out_channels, (3, 3), name='conv_out')(x)
     return image.astype(jnp.float32), x

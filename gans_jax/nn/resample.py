@@ -22,6 +22,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from gans_jax.core import mesh
 from gans_jax.nn import conv
 
 Taps = Sequence[float]
@@ -53,9 +54,7 @@ def choose(implementation: str = 'auto') -> str:
                      f'{", ".join(IMPLEMENTATIONS)}')
   if implementation != 'auto':
     return implementation
-  device = jax.sharding.get_abstract_mesh().abstract_device
-  platform = getattr(device, 'platform', None) or jax.default_backend()
-  return 'dw1d' if platform == 'tpu' else 'shift'
+  return 'dw1d' if mesh.platform() == 'tpu' else 'shift'
 
 
 def upfirdn2d(x: jax.Array, filter1d: Taps | tuple[Taps, Taps],

@@ -21,6 +21,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from gans_jax.core import errors
 from gans_jax.nn import dropout as dropout_lib
 
 EPSILON = 1e-5  # of layer normalization, PyTorch's; Flax's own is 1e-6.
@@ -83,6 +84,18 @@ class Attention(nn.Module):
                  name='proj')(y.reshape(n, s, c))
     y = dropout_lib.dropout(y, keys, 1.0 - self.drop, 3 * layer + 1)
     return y, (k, v)
+
+
+def check_heads(width: int, heads: int) -> None:
+  """Refuses widths (config.model.width) that heads do not divide.
+
+  Raises:
+    UserError: such a width.
+  """
+  if width % heads:
+    raise errors.UserError(
+        f'config.model.width is {width}, which {heads} heads '
+        '(config.model.heads) do not divide.')
 
 
 class Block(nn.Module):

@@ -35,9 +35,36 @@ def torch_bias(fan_in: int) -> nn.initializers.Initializer:
   return init
 
 
+class Pointwise(nn.Module):
+  """1x1 convolution with a bias, initialized as by PyTorch.
+
+  As a matrix product, three times as fast on a CPU; the parameters are those
+  of `conv.Conv`.
+
+  Attributes:
+    features: output channels.
+    dtype: of the computation.
+  """
+
+  features: int
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[N, H, W, C] -> [N, H, W, features]."""
+    c, dtype = x.shape[-1], self.dtype or x.dtype
+    kernel = self.param('kernel', torch_kernel(), (1, 1, c, self.features),
+                        jnp.float32)
+    bias = self.param('bias', torch_bias(c), (self.features,), jnp.float32)
+    y = jnp.einsum('nhwi,io->nhwo', x.astype(dtype), kernel[0, 0].astype(dtype))
+    return y + bias[None, None, None].astype(dtype)
+
+
 def convolution(x: jax.Array, features: int, size: int, name: str,
                 dtype: Any = None) -> jax.Array:
   """Convolution that keeps height and width, initialized as by PyTorch."""
+  if size == 1:
+    return Pointwise(features, dtype, name=name)(x)
   return conv.Conv(
       features, (size, size), padding=size // 2, dtype=dtype,
       kernel_init=torch_kernel(),
@@ -60,10 +87,10 @@ class ResBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, features]."""
-    norm = functools.partial(group_norm.GroupNorm, epsilon=EPSILON)
-    h = nn.swish(norm(name='norm1')(x))
+    norm = functools.partial(group_norm.GroupNorm, epsilon=EPSILON, swish=True)
+    h = norm(name='norm1')(x)
     h = convolution(h, self.features, 3, 'conv1', self.dtype)
-    h = nn.swish(norm(name='norm2')(h))
+    h = norm(name='norm2')(h)
     h = convolution(h, self.features, 3, 'conv2', self.dtype)
     if x.shape[-1] != self.features:
       x = convolution(x, self.features, 1, 'nin_shortcut', self.dtype)
@@ -169,7 +196,7 @@ class Encoder(nn.Module):
         x = Downsample(name=f'down_{i}_downsample')(x)
         size //= 2
     x = middle(x)
-    x = nn.swish(group_norm.GroupNorm(epsilon=EPSILON, name='norm_out')(x))
+    x = group_norm.GroupNorm(epsilon=EPSILON, swish=True, name='norm_out')(x)
     x = convolution(x, self.z_channels, 3, 'conv_out')
     return x.astype(jnp.float32)
 
@@ -207,7 +234,7 @@ class Decoder(nn.Module):
       if i:
         x = Upsample(name=f'up_{i}_upsample')(x)
         size *= 2
-    x = nn.swish(group_norm.GroupNorm(epsilon=EPSILON, name='norm_out')(x))
+    x = group_norm.GroupNorm(epsilon=EPSILON, swish=True, name='norm_out')(x)
     image = convolution(x, self.out_channels, 3, 'conv_out')
     return image.astype(jnp.float32), x
 

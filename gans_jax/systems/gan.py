@@ -43,6 +43,7 @@ import jax.numpy as jnp
 from ml_collections import config_dict
 import numpy as np
 
+from gans_jax.core import archives
 from gans_jax.core import config as config_lib
 from gans_jax.core import errors
 from gans_jax.core import images as images_lib
@@ -292,16 +293,18 @@ def _marginal_logits(path: str, shape) -> np.ndarray | None:
         f'config.model.marginals is {path!r}, but there is no such file. It '
         f'must be an .npy of pixel means in [0, 1], of shape {shape}.')
   try:
-    means = np.load(path, allow_pickle=False)
-  except ValueError as error:
+    with open(path, 'rb') as file:
+      means = archives.parse_npy(bytearray(file.read()), path)
+  except (OSError, ValueError) as error:
     raise errors.UserError(
         f'config.model.marginals: {path} is not an .npy file of numbers '
         f'({error}). Expected pixel means in [0, 1], of shape {shape}.'
     ) from error
-  if means.shape != shape or means.min() < 0 or means.max() > 1:
+  if means.shape != shape or means.dtype.kind not in 'fiu' or not (
+      (means >= 0) & (means <= 1)).all():
     raise errors.UserError(
-        f'config.model.marginals: {path} holds an array of shape '
-        f'{means.shape} with values in [{means.min()}, {means.max()}]; '
+        f'config.model.marginals: {path} holds {means.dtype} of shape '
+        f'{means.shape}, or values outside of [0, 1]; '
         f'expected pixel means in [0, 1], of shape {shape}.')
   means = np.clip(means.astype(np.float64), 1e-7, 1 - 1e-7)
   return np.log(means / (1 - means)).astype(np.float32).reshape(-1)

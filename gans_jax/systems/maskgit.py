@@ -49,6 +49,7 @@ from gans_jax.core import rng
 from gans_jax.core import schedules
 from gans_jax.core import state as state_lib
 from gans_jax.core import step as step_lib
+from gans_jax.core import system as system_lib
 from gans_jax.core import tokenizer
 from gans_jax.data import spec as spec_lib
 from gans_jax.nn import masked_transformer
@@ -175,24 +176,15 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
   config_lib.check_choice(config, 'loss.schedule', SCHEDULES)
   config_lib.check_positive(config, 'model.layers', 'model.heads',
                             'model.width', 'model.hidden')
-  if model.width % model.heads:
-    raise errors.UserError(
-        f'config.model.width is {model.width}, which {model.heads} heads '
-        '(config.model.heads) do not divide.')
+  transformer.check_heads(model.width, model.heads)
   for name, value in (('model.dropout', model.dropout),
                       ('loss.label_smoothing', config.loss.label_smoothing)):
     if not 0.0 <= value < 1.0:
       raise errors.UserError(
           f'config.{name} is {value}, expected a share in [0, 1).')
   codes, grid = tokenizer.vocabulary(spec)
-  classes = 1
-  if model.class_conditional:
-    classes = spec.num_classes
-    if not classes:
-      raise errors.UserError(
-          'config.model.class_conditional is set, but the data have no labels. '
-          "Set --config.data.labels (such as 'class'; emoji: 'group'), or "
-          '--config.model.class_conditional=false.')
+  # Without classes there is one word in their place.
+  classes = system_lib.num_classes(config, spec, 'class_conditional') or 1
   net = masked_transformer.MaskedTransformer(
       codes + classes + 1, 1 + math.prod(grid), model.layers, model.heads,
       model.width, model.hidden, model.dropout, model.remat,
@@ -243,9 +235,7 @@ class System:
                             ema=('T',))
 
   def latents(self, keys: jax.Array):
-    raise errors.UserError(
-        f'The system {self.config.system!r} draws codes and has no latents to '
-        'interpolate or to measure.')
+    raise tokenizer.no_latents(self.config)
 
   def logits(self, variables, tokens: jax.Array, label, keys=None):
     """Returns those of every code, [N, S, K].

@@ -41,6 +41,7 @@ from gans_jax.core import rng
 from gans_jax.core import schedules
 from gans_jax.core import state as state_lib
 from gans_jax.core import step
+from gans_jax.core import system as system_lib
 from gans_jax.core import tokenizer
 from gans_jax.data import spec as spec_lib
 from gans_jax.nn import gated_pixelcnn
@@ -77,26 +78,14 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
       raise errors.UserError(
           f'config.model.{key} is {model[key]}, must be an odd number from 3 '
           'on.')
-  codes, shape = tokenizer.vocabulary(spec)
-  if len(shape) != 2:
-    raise errors.UserError(
-        f'The tokenizer {config.data.tokenizer!r} makes tokens of shape '
-        f'{list(shape)} of an image, and a PixelCNN models a grid [h, w]. '
-        'Train one with --config.model.codes_per_position=1.')
-  classes = 0
-  if model.class_conditional:
-    classes = spec.num_classes
-    if not classes:
-      raise errors.UserError(
-          'config.model.class_conditional is set, but the data have no labels '
-          f'(data.labels={config.data.labels!r}). Set --config.data.labels '
-          "(such as 'class'; emoji: 'group'), or class_conditional=false.")
+  codes, grid = tokenizer.grid(config, spec)
+  classes = system_lib.num_classes(config, spec, 'class_conditional')
   nets = {'P': gated_pixelcnn.GatedPixelCNN(
       codes, model.dim, model.layers, model.kernel, model.first_kernel,
       model.head, classes, jnp.dtype(config.dtype))}
   tx = {'P': optimizers.make(config.optimizer.P,
                              config_lib.total_steps(config))}
-  return System(config=config, spec=spec, nets=nets, tx=tx, grid=shape,
+  return System(config=config, spec=spec, nets=nets, tx=tx, grid=grid,
                 conditional=bool(classes))
 
 
@@ -139,16 +128,14 @@ class System:
                             ema=('P',))
 
   def latents(self, keys: jax.Array):
-    raise errors.UserError(
-        f'The system {self.config.system!r} draws tokens one after the other '
-        'and has no latents to interpolate or to measure.')
+    raise tokenizer.no_latents(self.config)
 
   def _nll(self, variables, batch, keys=None) -> jax.Array:
     """Returns -log p(tokens | label) in nats [N]."""
     del keys
     logits = self.nets['P'].apply(variables['P'], batch['tokens'],
                                   self._labels(batch))
-    return jnp.sum(cross_entropy(logits, batch['tokens']), (1, 2))
+    return jnp.sum(tokenizer.cross_entropy(logits, batch['tokens']), (1, 2))
 
   def _labels(self, batch) -> jax.Array | None:
     return batch['label'] if self.conditional else None
@@ -193,12 +180,7 @@ class System:
     del mvars
     logits = self.nets['P'].apply({'params': params['P']}, inputs['tokens'],
                                   self._labels(inputs))
-    loss = jnp.mean(cross_entropy(logits, inputs['tokens']))
+    loss = jnp.mean(tokenizer.cross_entropy(logits, inputs['tokens']))
     right = jnp.argmax(logits, axis=-1) == inputs['tokens']
     return loss, ({}, {'loss/p': loss, 'bits_per_token': loss / math.log(2.0),
                        'accuracy': jnp.mean(right.astype(jnp.float32))})
-
-
-def cross_entropy(logits: jax.Array, tokens: jax.Array) -> jax.Array:
-  """-log softmax(logits)[token] in nats, of the shape of `tokens`."""
-  return optax.softmax_cross_entropy_with_integer_labels(logits, tokens)

@@ -70,6 +70,16 @@ def place_in_window(i: jax.Array | int, size: int, window: int) -> jax.Array:
   return i - jnp.clip(i - window // 2, 0, size - window)
 
 
+def borders(size: int, window: int) -> tuple[int, ...]:
+  """Returns the rows of `size` above which a seam would lie.
+
+  Where the windows begin to move, where windows side by side would meet, and
+  where they have stopped moving.
+  """
+  meet = range(window, size - window + 1, window)
+  return tuple(sorted({window // 2 + 1, *meet, size - window + window // 2}))
+
+
 def sample_windows(net: transformer.GPT, variables,
                    prefix: Callable[[jax.Array, jax.Array], jax.Array],
                    number: int, size: tuple[int, int], window: tuple[int, int],
@@ -140,19 +150,12 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
   config_lib.check_choice(config, 'model.condition', CONDITIONS)
   config_lib.check_positive(config, 'model.layers', 'model.heads',
                             'model.width')
-  if model.width % model.heads:
-    raise errors.UserError(
-        f'config.model.width is {model.width}, which {model.heads} heads '
-        '(config.model.heads) do not divide.')
+  transformer.check_heads(model.width, model.heads)
   for key, low, high in (('dropout', 0.0, 1.0), ('keep', 0.0, 1.0)):
     if not low <= model[key] <= high or (key, model[key]) == ('dropout', 1.0):
       raise errors.UserError(
           f'config.model.{key} is {model[key]}, expected a probability.')
-  codes, grid = tokenizer.vocabulary(spec)
-  if len(grid) != 2:
-    raise errors.UserError(
-        f'The tokenizer {config.data.tokenizer!r} makes tokens of shape '
-        f'{list(grid)} of an image, and this system models a grid [h, w].')
+  codes, grid = tokenizer.grid(config, spec)
   least, prefix, cond_grid = codes, 1, None
   if model.condition == 'class':
     if not spec.num_classes:
@@ -179,7 +182,7 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
                              config_lib.total_steps(config),
                              transformer.decays)}
   return System(config=config, spec=spec, nets={'T': net}, tx=tx, codes=codes,
-                grid=tuple(grid), cond_grid=cond_grid)
+                grid=grid, cond_grid=cond_grid)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -230,9 +233,7 @@ class System:
                             ema=('T',))
 
   def latents(self, keys: jax.Array):
-    raise errors.UserError(
-        f'The system {self.config.system!r} draws codes one after the other '
-        'and has no latents to interpolate or to measure.')
+    raise tokenizer.no_latents(self.config)
 
   # -- Training
 
@@ -284,7 +285,7 @@ class System:
     del mvars
     logits = self.logits({'params': params['T']}, inputs, inputs.get('key'))
     target = inputs['tokens'].reshape(logits.shape[:2])
-    loss = jnp.mean(cross_entropy(logits, target))
+    loss = jnp.mean(tokenizer.cross_entropy(logits, target))
     right = jnp.argmax(logits, -1) == target
     return loss, ({}, {'loss/t': loss, 'bits_per_token': loss / math.log(2.0),
                        'accuracy': jnp.mean(right.astype(jnp.float32))})
@@ -294,7 +295,7 @@ class System:
     del keys
     logits = self.logits(variables['T'], batch)
     target = batch['tokens'].reshape(logits.shape[:2])
-    return jnp.sum(cross_entropy(logits, target), 1)
+    return jnp.sum(tokenizer.cross_entropy(logits, target), 1)
 
   # -- Sampling
 
@@ -362,6 +363,11 @@ class System:
     return sample_windows(net, net_variables, prefix, number, size, self.grid,
                           draw)
 
+  def borders(self, height: int, width: int
+              ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns the rows and columns of codes where a seam would lie."""
+    return (borders(height, self.grid[0]), borders(width, self.grid[1]))
+
   def _check(self, size, temperature, top_k, top_p) -> None:
     if temperature < 0 or top_k < 0 or not 0.0 < top_p <= 1.0:
       raise errors.UserError(
@@ -401,8 +407,3 @@ def corrupt(s: jax.Array, keys: jax.Array, keep: float,
     return jnp.where(kept, row, other)
 
   return jax.vmap(one)(s, keys)
-
-
-def cross_entropy(logits: jax.Array, tokens: jax.Array) -> jax.Array:
-  """-log softmax(logits)[token] in nats, of the shape of `tokens`."""
-  return optax.softmax_cross_entropy_with_integer_labels(logits, tokens)

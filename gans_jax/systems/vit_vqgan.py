@@ -343,7 +343,10 @@ class System:
             'decode': self._decode}
 
   def frozen(self) -> dict:
-    return perceptual_lib.frozen(self.perceptual)
+    return {}
+
+  def loss_constants(self) -> dict:
+    return perceptual_lib.constants(self.perceptual)
 
   def init(self, key: jax.Array) -> state_lib.TrainState:
     x = jnp.zeros((2, *self.image_shape))

@@ -167,14 +167,10 @@ class Autoencoder(nn.Module):
                   num_res_blocks=self.num_res_blocks,
                   attn_resolutions=self.attn_resolutions,
                   resolution=self.resolution, dtype=self.dtype)
-    pointwise = functools.partial(conv.Conv, kernel_size=(1, 1),
-                                  kernel_init=vqgan_blocks.torch_kernel())
     self.encoder = vqgan_blocks.Encoder(**shared, z_channels=self.z_channels)
     self.decoder = vqgan_blocks.Decoder(**shared, out_channels=self.channels)
-    self.quant_conv = pointwise(
-        self.embed_dim, bias_init=vqgan_blocks.torch_bias(self.z_channels))
-    self.post_quant_conv = pointwise(
-        self.z_channels, bias_init=vqgan_blocks.torch_bias(self.embed_dim))
+    self.quant_conv = vqgan_blocks.Pointwise(self.embed_dim)
+    self.post_quant_conv = vqgan_blocks.Pointwise(self.z_channels)
     kind = (quantizer.Codebook if self.kind == 'vq' else
             gumbel_quantizer.GumbelQuantizer)
     self.quantize = kind(self.codebook_size, self.embed_dim)
@@ -508,7 +504,10 @@ class System:
     return self.config.model.num_labels
 
   def frozen(self) -> dict:
-    return perceptual_lib.frozen(self.perceptual)
+    return {}
+
+  def loss_constants(self) -> dict:
+    return perceptual_lib.constants(self.perceptual)
 
   def init(self, key: jax.Array) -> state_lib.TrainState:
     x = jnp.zeros((2, *self.image_shape))

@@ -59,3 +59,36 @@ def test_bfloat16_has_float32_statistics():
   np.testing.assert_array_equal(
       np.asarray(y, np.float32),
       np.asarray(full.astype(jnp.bfloat16), np.float32))
+
+
+@pytest.mark.parametrize('swish', [False, True])
+def test_derivatives_are_those_of_the_formulas(swish):
+  """Against `jax.grad` of what a reader would write, to the second order."""
+  draw = np.random.default_rng(0)
+  x = jnp.asarray(draw.normal(2.0, 3.0, (2, 3, 4, 12)), jnp.float32)
+  params = {'scale': jnp.asarray(draw.normal(1, 0.3, 12), jnp.float32),
+            'bias': jnp.asarray(draw.normal(size=12), jnp.float32)}
+  weight = jnp.asarray(draw.normal(size=x.shape), jnp.float32)
+  net = group_norm.GroupNorm(groups=4, swish=swish)
+
+  def plain(params, x):
+    y = x.reshape(2, 12, 4, 3)
+    y = y - y.mean((1, 3), keepdims=True)
+    y = y / jnp.sqrt(jnp.square(y).mean((1, 3), keepdims=True) + 1e-6)
+    y = y.reshape(x.shape) * params['scale'][None, None, None]
+    y = y + params['bias'][None, None, None]
+    return y * jax.nn.sigmoid(y) if swish else y
+
+  def derivatives(function):
+    def loss(params, x):
+      return jnp.sum(function(params, x) * weight)
+
+    def penalty(x):
+      return jnp.sum(jnp.square(jax.grad(loss, 1)(params, x)))
+
+    return jax.jit(lambda: (function(params, x), jax.grad(loss, (0, 1))(
+        params, x), jax.grad(penalty)(x)))()
+
+  ours = derivatives(lambda params, x: net.apply({'params': params}, x))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=1e-4, atol=1e-5), ours, derivatives(plain))

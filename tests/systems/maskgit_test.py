@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import states
 
 from gans_jax.core import config as config_lib
 from gans_jax.core import errors
@@ -35,22 +36,6 @@ def batch_of(system, n=8, seed=0):
   found = {'tokens': draw.integers(0, CODES, (1, n, *GRID), np.int32),
            'label': draw.integers(0, 3, (1, n), np.int32)}
   return {key: found[key] for key in system.requires}
-
-
-def initial(system, spread=0.05):
-  draw = np.random.default_rng(0)
-
-  def fill(path, leaf):
-    start = float(path[-1].key == 'scale')
-    return jnp.asarray(start + draw.normal(0, spread, leaf.shape), jnp.float32)
-
-  abstract = jax.eval_shape(system.init, jax.random.key(0))
-  params = jax.tree_util.tree_map_with_path(fill, abstract.params)
-  return abstract.replace(
-      step=jnp.zeros([], jnp.int32), params=params,
-      opt=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract.opt),
-      ema={'T': {'params': jax.tree.map(jnp.copy, params['T'])}},
-      key=jax.random.key(0))
 
 
 # --- Sizes ------------------------------------------------------------------
@@ -129,7 +114,7 @@ def test_masks_of_training():
 def test_loss_is_of_masked_codes_alone():
   """By hand: the net sees masks, not what they hide."""
   system = make(**{'model.dropout': 0.0, 'loss.label_smoothing': 0.2})
-  params = initial(system, 0.3).params
+  params = states.initial(system, states.normal(0.3)).params
   batch = {key: jnp.asarray(x[0]) for key, x in batch_of(system, 4).items()}
   keys = jax.random.split(jax.random.key(5), 4)
   loss, (_, logs) = jax.jit(system.loss, compiler_options=FAST)(
@@ -152,7 +137,7 @@ def test_loss_is_of_masked_codes_alone():
 @pytest.mark.slow
 def test_learns_a_batch():
   system = make()
-  state, batch, losses = initial(system), batch_of(system), []
+  state, batch, losses = states.initial(system), batch_of(system), []
   step = jax.jit(lambda state, batch: system.train_step(state, batch, {}),
                  compiler_options=FAST)
   for _ in range(25):
@@ -165,7 +150,7 @@ def test_learns_a_batch():
 @pytest.mark.slow
 def test_eight_devices_are_one():
   system = make()
-  state, batch = initial(system), batch_of(system)
+  state, batch = states.initial(system), batch_of(system)
 
   def train_step(state, batch):
     return system.train_step(state, batch, {})
@@ -185,7 +170,8 @@ def test_eight_devices_are_one():
 
 def test_decoding_is_of_the_example_and_keeps_what_is_known():
   system = make()
-  variables = {'T': {'params': initial(system, 0.3).params['T']}}
+  params = states.initial(system, states.normal(0.3)).params
+  variables = {'T': {'params': params['T']}}
   keys = jax.random.split(jax.random.key(0), 4)
   label = jnp.array([0, 1, 2, 0])
   known = np.full((4, *GRID), -1, np.int32)

@@ -10,6 +10,7 @@ import official_vqgan
 from PIL import Image
 import pytest
 import runs
+import states
 import torch
 
 from gans_jax import sample
@@ -54,27 +55,10 @@ def batch_of(system, n=8, seed=0):
   return {key: found[key] for key in system.requires}
 
 
-def initial(system, spread=0.02, seed=0):
-  """A state of step 0 from NumPy: its draws take longer to compile."""
-  draw = np.random.default_rng(seed)
-
-  def fill(path, leaf):
-    start = float(path[-1].key == 'scale')
-    return jnp.asarray(start + draw.normal(0, spread, leaf.shape), jnp.float32)
-
-  abstract = jax.eval_shape(system.init, jax.random.key(0))
-  params = jax.tree_util.tree_map_with_path(fill, abstract.params)
-  return abstract.replace(
-      step=jnp.zeros([], jnp.int32), params=params,
-      opt=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract.opt),
-      ema={'T': {'params': jax.tree.map(jnp.copy, params['T'])}},
-      key=jax.random.key(0))
-
-
 @functools.cache
 def compiled(**values):
   system = make(**values)
-  return system, initial(system), jax.jit(
+  return system, states.initial(system, states.normal(0.02)), jax.jit(
       lambda state, batch: system.train_step(state, batch, {}),
       compiler_options=FAST)
 
@@ -171,7 +155,8 @@ def test_weight_decay_is_of_kernels_alone():
 
 def variables_of(system):
   """Weights far from their start, so that logits differ."""
-  return {'T': {'params': initial(system, 0.2).params['T']}}
+  params = states.initial(system, states.normal(0.2)).params
+  return {'T': {'params': params['T']}}
 
 
 @functools.cache

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import states
 
 from gans_jax.core import config as config_lib
 from gans_jax.core import errors
@@ -35,20 +36,7 @@ def batch_of(batch=8):
 
 
 def initial(system):
-  draw = np.random.default_rng(0)
-
-  def fill(path, leaf):
-    start = float(path[-1].key == 'scale')
-    spread = 0.5 if path[-1].key == 'codes' else 0.05
-    return jnp.asarray(start + draw.normal(0, spread, leaf.shape), jnp.float32)
-
-  abstract = jax.eval_shape(system.init, jax.random.key(0))
-  params = jax.tree_util.tree_map_with_path(fill, abstract.params)
-  return abstract.replace(
-      step=jnp.zeros([], jnp.int32), params=params,
-      opt=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract.opt),
-      ema={'AE': {'params': jax.tree.map(jnp.copy, params['AE'])}},
-      key=jax.random.key(0))
+  return states.initial(system, states.normal(0.05, codes=0.5))
 
 
 @pytest.mark.parametrize('size', vit_vqgan.SIZES)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import official_vqgan
 import pytest
+import states
 import torch
 
 from gans_jax.convert import taming as convert
@@ -53,26 +54,15 @@ def batch_of(system, batch=8, seed=0):
 
 
 def initial(system):
-  """A state of step 0 from NumPy: its draws take longer to compile."""
-  draw = np.random.default_rng(0)
-
-  def fill(path, leaf):
-    name = getattr(path[-1], 'key', '')
+  def fill(name, shape, draw):
     if name in ('scale', 'var'):
-      return jnp.ones(leaf.shape)
+      return np.ones(shape)
     if name in ('kernel', 'codes'):
-      std = np.sqrt(1 / np.prod(leaf.shape[:-1])) if name == 'kernel' else 0.5
-      return jnp.asarray(draw.normal(0, std, leaf.shape), jnp.float32)
-    return jnp.zeros(leaf.shape, leaf.dtype)
+      std = np.sqrt(1 / np.prod(shape[:-1])) if name == 'kernel' else 0.5
+      return draw.normal(0, std, shape)
+    return np.zeros(shape)
 
-  abstract = jax.eval_shape(system.init, jax.random.key(0))
-  params = jax.tree_util.tree_map_with_path(fill, abstract.params)
-  mvars = jax.tree_util.tree_map_with_path(fill, abstract.mvars)
-  return abstract.replace(
-      step=jnp.zeros([], jnp.int32), params=params, mvars=mvars,
-      opt=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract.opt),
-      ema={'AE': {'params': jax.tree.map(jnp.copy, params['AE'])}},
-      key=jax.random.key(0))
+  return states.initial(system, fill)
 
 
 @functools.cache
@@ -278,15 +268,15 @@ LATE = {'loss.disc_start': 2, 'loss.disc_lead': 1}
 
 def test_trains_and_the_discriminator_starts_when_it_should():
   system, state, step = compiled(**LATE)
-  states, logs = [state], []
+  seen, logs = [state], []
   for _ in range(3):
     state, found = step(state, batch_of(system))
     chex.assert_tree_all_finite(found)
-    states.append(state)
+    seen.append(state)
     logs.append(found)
   assert int(state.step) == 3
-  assert_same(states[1].params['D'], states[0].params['D'])
-  assert_same(states[1].mvars['D'], states[0].mvars['D'])
+  assert_same(seen[1].params['D'], seen[0].params['D'])
+  assert_same(seen[1].mvars['D'], seen[0].mvars['D'])
   for i, trains, counts in ((0, False, False), (1, True, False),
                             (2, True, True)):
     assert (float(logs[i]['loss/d']) > 0) == trains
@@ -295,7 +285,7 @@ def test_trains_and_the_discriminator_starts_when_it_should():
   assert float(logs[2]['loss/nll']) < float(logs[0]['loss/nll'])
   assert 1 <= float(logs[2]['codebook/perplexity']) <= 16
   assert 0 < float(logs[2]['codebook/usage']) <= 1
-  assert_moved(states[0], state)
+  assert_moved(seen[0], state)
 
 
 def assert_moved(first, state):
