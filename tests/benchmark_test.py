@@ -65,7 +65,7 @@ def step_flops(path: str, *players: str, **changes) -> float:
   step = (benchmark.step_without_others(system, *players) if players
           else system.train_step)
   return flops.of(step, system_lib.abstract_state(system, 0), batch,
-                  system.frozen())
+                  {**system.frozen(), **system_lib.loss_constants(system)})
 
 
 @pytest.mark.parametrize('devices', [

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import time
+import types
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from gans_jax import train as train_lib
 from gans_jax.core import checkpoint
 from gans_jax.core import cli
 from gans_jax.core import config as config_lib
+from gans_jax.core import tokenizer
 from gans_jax.core import workdir as workdir_lib
 
 pytestmark = pytest.mark.usefixtures('compile_cache')
@@ -86,6 +88,27 @@ def test_run_leaves_everything(config, tmp_path, capsys):
   assert meta['step'] == 6 and meta['images'] == 96
   assert meta['config'] == record['config']
   assert meta['versions']['jax'] == jax.__version__
+
+
+def test_closing_words_name_what_the_system_can_do():
+  """Walks between latents: not of codes, of points, or of a prior."""
+  def none(keys):
+    raise tokenizer.no_latents(config_lib.base('pixelcnn'))
+
+  def words(**members):
+    return train_lib.summary(
+        'DIR', config_lib.base('dcgan'), types.SimpleNamespace(**members), 2,
+        2, types.SimpleNamespace(total_seconds=lambda: 1.0), {}, {})
+
+  def normal(keys):
+    return jax.random.normal(keys[0], (*keys.shape, 4))
+
+  assert '--interpolate' in words(latents=normal)
+  for members in (dict(latents=none), dict(
+      latents=lambda keys: jax.random.randint(keys[0], (2, 4), 0, 9)),
+                  dict(latents=normal, point_metrics=None)):
+    assert '--interpolate' not in words(**members)
+    assert '--seeds' in words(**members)
 
 
 def test_metrics_at_start_and_end_are_in_the_summary(
