@@ -23,6 +23,7 @@ def call(*arguments) -> int:
   return cli.call(compare.main, [str(a) for a in arguments])
 
 
+@pytest.mark.slow
 def test_steps_of_a_run(plain, tmp_path, capsys):
   out = tmp_path / 'r.jsonl'
   both = (f'--a={plain}', f'--b={plain}', '--metric=fd16_lite0',

@@ -87,6 +87,7 @@ def test_metric_of_the_newest_checkpoint(copy, capsys):
   assert result['value'] == pytest.approx(frechet.distance(*fitted), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_every_checkpoint(copy, capsys):
   assert call(f'--workdir={copy}', '--metrics=fd16_lite0', '--step=all',
               '--weights=live') == 0

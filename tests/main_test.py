@@ -111,6 +111,7 @@ def test_closing_words_name_what_the_system_can_do():
     assert '--seeds' in words(**members)
 
 
+@pytest.mark.slow
 def test_metrics_at_start_and_end_are_in_the_summary(
     config, tmp_path, capsys):
   # Real features come from the network: 16 images of it are enough.
@@ -356,6 +357,7 @@ def test_devices_do_not_change_the_losses(config, tmp_path, straight, options):
                     ) == cli.DONE
 
 
+@pytest.mark.slow
 def test_microbatches_accumulate(config, tmp_path):
   """Without batch statistics, the losses and gradients of one batch."""
   values = []

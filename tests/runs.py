@@ -34,7 +34,7 @@ def get_config(arg=''):
       'model.ngf': 8, 'model.ndf': 8, 'model.z_dim': 8, 'batch_size': 8,
       'mesh.data': 1, 'total_steps': 6, 'log_every': 1, 'sample_every': 3,
       'checkpoint_every': 3, 'sample.rows': 2, 'sample.columns': 4,
-      'ema.decay': 0.5, 'data.flip': True})
+      'ema.decay': 0.5, 'data.flip': True, 'compile.level': 0})
   return config
 '''
 
@@ -52,7 +52,8 @@ def get_config(arg=''):
       'data.source': 'emoji:noto', 'data.limit': 64, 'data.resolution': 16,
       'data.labels': 'group', 'batch_size': 8, 'mesh.data': 1,
       'total_steps': 2, 'log_every': 1, 'sample_every': 2,
-      'checkpoint_every': 1, 'sample.rows': 2, 'sample.columns': 4})
+      'checkpoint_every': 1, 'sample.rows': 2, 'sample.columns': 4,
+      'compile.level': 0})
   return config
 '''
 
@@ -68,7 +69,8 @@ def get_config(arg=''):
       'model.nets': 'wgan_gp', 'model.width': 32, 'model.d_width': 32,
       'data.source': 'mixture:ring8', 'batch_size': 64, 'mesh.data': 1,
       'total_steps': 3, 'log_every': 1, 'sample_every': 3,
-      'checkpoint_every': 3, 'evaluate.metrics': ('modes',)})
+      'checkpoint_every': 3, 'evaluate.metrics': ('modes',),
+      'compile.level': 0})
   return config
 '''
 

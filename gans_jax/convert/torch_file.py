@@ -27,7 +27,7 @@ from gans_jax.core import errors
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_MAX_REPEATED = 2**20
+_MAX_REPEATED = 2**22
 
 _DTYPES = {
     'DoubleStorage': np.float64,

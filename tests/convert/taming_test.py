@@ -129,6 +129,7 @@ def test_vqgan(save, tmp_path):
                              atol=1e-4)
 
 
+@pytest.mark.slow
 def test_class_conditional_transformer(save, tmp_path):
   """The likeliest codes, one after the other, are those of the official."""
   model, state = vqgan_state('first_stage_model.')

@@ -312,6 +312,7 @@ def test_optimizers_start_anew_at_every_stage():
                                  rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_only_layers_of_the_stage_are_trained():
   """Gradients of the others are zero; with b1 = 0 Adam leaves them alone."""
   system, steps = steps_of()

@@ -266,6 +266,7 @@ def assert_same(a, b):
 LATE = {'loss.disc_start': 2, 'loss.disc_lead': 1}
 
 
+@pytest.mark.slow
 def test_trains_and_the_discriminator_starts_when_it_should():
   system, state, step = compiled(**LATE)
   seen, logs = [state], []
