@@ -35,9 +35,7 @@ import runs
 
 from gans_jax.core import cli
 
-sys.path.append(str(runs.ROOT / 'launch'))
-import rehearse_pod  # noqa: E402
-
+rehearse_pod = runs.script('rehearse_pod')
 STEPS = 200
 TRAIN = (f'--config.total_steps={STEPS}', '--config.checkpoint_every=5',
          '--config.sample_every=40', '--config.alarms.collapse=off')

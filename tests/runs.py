@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import textwrap
+import types
 
 import jax
 import numpy as np
@@ -73,6 +75,16 @@ def get_config(arg=''):
       'compile.level': 0})
   return config
 '''
+
+
+def script(name: str) -> types.ModuleType:
+  """Returns launch/NAME.py as a module."""
+  spec = importlib.util.spec_from_file_location(
+      name, ROOT / 'launch' / f'{name}.py')
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[name] = module  # dataclasses look there
+  spec.loader.exec_module(module)
+  return module
 
 
 def write_config(folder, text: str = TINY) -> str:

@@ -1,6 +1,5 @@
 """launch/weak_scaling.py: its table and its verdict, without compiling."""
 
-import importlib.util
 import json
 
 import pytest
@@ -11,11 +10,7 @@ from gans_jax.core import topology
 
 @pytest.fixture(scope='module')
 def script():
-  spec = importlib.util.spec_from_file_location(
-      'weak_scaling', runs.ROOT / 'launch' / 'weak_scaling.py')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+  return runs.script('weak_scaling')
 
 
 def row(model, devices, sent=2048, flops=1e6):

@@ -147,7 +147,7 @@ def roll_call(coordinator: str, processes: int, process_id: int,
 
 def _lead(port: int, mine: dict, deadline: float, timeout: float) -> dict:
   """Hears all processes and answers them; returns the answer."""
-  came, connections = {0: mine}, {}
+  came, connections = {0: mine}, []
   count, notice, problem = mine['processes'], NOTICE, ''
   if 'error' in mine:
     deadline = min(deadline, time.monotonic() + GRACE)
@@ -174,7 +174,7 @@ def _lead(port: int, mine: dict, deadline: float, timeout: float) -> dict:
         hello['address'] = address[0].removeprefix('::ffff:')
         number = hello['process']
         problem = _impostor(hello, came, count)
-        connections[connection] = number
+        connections.append(connection)
         came.setdefault(number, hello)
         if 'error' in hello:
           deadline = min(deadline, time.monotonic() + GRACE)

@@ -268,15 +268,10 @@ class Progress:
 def read_metrics(workdir: str) -> list[dict]:
   """Returns the lines of metrics.jsonl; a half-written last one is left out.
   """
-  records = []
-  with contextlib.suppress(FileNotFoundError):
-    with open(os.path.join(workdir, METRICS), 'rb') as f:
-      for line in f:
-        if _step_of(line) >= 0:
-          records.append({
-              key: value for key, value in json.loads(line).items()
-              if value is None or is_number(value)})
-  return records
+  records, _ = files.read_json_lines(os.path.join(workdir, METRICS))
+  return [{key: value for key, value in record.items()
+           if value is None or is_number(value)}
+          for record in records if _step(record) >= 0]
 
 
 def is_number(value) -> bool:
@@ -289,11 +284,16 @@ def _step_of(line: bytes) -> int:
   """The step of a line of metrics.jsonl; -1 if it is not a whole record."""
   try:
     if line.endswith(b'\n'):
-      step = json.loads(line)['step']
-      return step if isinstance(step, int) and is_number(step) else -1
-  except (ValueError, KeyError, TypeError, RecursionError):
+      return _step(json.loads(line))
+  except (ValueError, RecursionError):
     pass
   return -1
+
+
+def _step(record) -> int:
+  """The step of a record; -1 if it has none."""
+  step = record.get('step') if isinstance(record, dict) else None
+  return step if isinstance(step, int) and is_number(step) else -1
 
 
 class Console(logging.Handler):

@@ -304,16 +304,11 @@ def _check_tokenizers(stored: dict, record: dict) -> None:
 def _later_changes(path: str) -> dict[str, list]:
   """The newest change of each key, from the history."""
   changes = {}
-  try:
-    with open(os.path.join(path, HISTORY), 'rb') as f:
-      for line in f:
-        # A start that was killed may have left half a line.
-        with contextlib.suppress(AttributeError, KeyError, RecursionError,
-                                 TypeError, ValueError):
-          changes.update({key: [before, now] for key, (before, now) in
-                          json.loads(line)['changed'].items()})
-  except FileNotFoundError:
-    pass
+  # A start that was killed may have left half a line.
+  for record in files.read_json_lines(os.path.join(path, HISTORY))[0]:
+    with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
+      changes.update({key: [before, now] for key, (before, now) in
+                      record['changed'].items()})
   return changes
 
 

@@ -13,6 +13,7 @@ import re
 import numpy as np
 
 from gans_jax.core import errors
+from gans_jax.metrics import image_count
 
 _NAME = re.compile(r'ls([0-9]+)(k?)_(z|w)_lite0')
 _RIDGE = 1.0
@@ -44,11 +45,11 @@ def parse(name: str, num: int = 0) -> Protocol | None:
   if match is None:
     return None
   digits, kilo, space = match.groups()
-  count = num or int(digits) * (1000 if kilo else 1)
+  count = image_count.read(digits, kilo, num)
   if count < 4:
     raise errors.UserError(
         f'The metric {name!r} asks for {count} images; it needs 4 at least.')
-  size = f'{count // 1000}k' if count % 1000 == 0 else str(count)
+  size = image_count.write(count)
   return Protocol(f'ls{size}_{space}_lite0', count, space)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from gans_jax.core import errors
 from gans_jax.metrics import attributes
+from gans_jax.metrics import image_count
 
 _NAME = re.compile(r'gantest([0-9]+)(k?)_lite0')
 # Of the real images, those that the classifier does not see.
@@ -46,11 +47,11 @@ def parse(name: str, num: int = 0) -> Protocol | None:
   if match is None:
     return None
   digits, kilo = match.groups()
-  count = num or int(digits) * (1000 if kilo else 1)
+  count = image_count.read(digits, kilo, num)
   if count < 1:
     raise errors.UserError(
         f'The metric {name!r} asks for no images; it needs one at least.')
-  size = f'{count // 1000}k' if count % 1000 == 0 else str(count)
+  size = image_count.write(count)
   return Protocol(f'gantest{size}_lite0', count)
 
 

@@ -23,6 +23,7 @@ from gans_jax.core import rng
 from gans_jax.metrics import efficientnet_lite
 from gans_jax.metrics import efflp
 from gans_jax.metrics import features
+from gans_jax.metrics import image_count
 from gans_jax.metrics import path_length
 
 _NAME = re.compile(
@@ -61,10 +62,10 @@ def parse(name: str, num: int = 0) -> Protocol | None:
   if match is None:
     return None
   kind, digits, kilo, space, where, lite = match.groups()
-  count = num or int(digits) * (1000 if kilo else 1)
+  count = image_count.read(digits, kilo, num)
   if count < 1:
     raise errors.UserError(f'The metric {name!r} asks for no image.')
-  size = f'{count // 1000}k' if count % 1000 == 0 else str(count)
+  size = image_count.write(count)
   return Protocol(
       f'{kind}{size}_{space}{where}{lite or ""}', count, space,
       where == 'full', kind == 'ppl', 'lite0' if lite else 'lpips_vgg')

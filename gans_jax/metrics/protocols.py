@@ -48,6 +48,7 @@ from gans_jax.core import errors
 from gans_jax.core import rng
 from gans_jax.metrics import features
 from gans_jax.metrics import frechet
+from gans_jax.metrics import image_count
 from gans_jax.metrics import measures
 from gans_jax.metrics import moments as moments_lib
 from gans_jax.metrics import reference
@@ -185,14 +186,14 @@ def parse(name: str, preset: str = '', num: int = 0) -> Protocol:
     tap = 'logits' if word in ('is', 'isinf') else TAPS[net]
   else:
     raise _unknown(name)
-  count = num or int(digits) * (1000 if kilo else 1)
+  count = image_count.read(digits, kilo, num)
   least = measures.MEASURES[measure].least
   if count < least or (measure == 'msssim' and count % 2):
     raise errors.UserError(
         f'The metric {name!r} asks for {count} images; it needs '
         f'{"an even number of " if measure == "msssim" else ""}{least} at '
         'least.')
-  size = f'{count // 1000}k' if count % 1000 == 0 else str(count)
+  size = image_count.write(count)
   canonical = (
       (f'{preset}_' if inception and preset != 'tf' else '') + word + size +
       ('3' if three and size.endswith('k') else '') + (full or '') +

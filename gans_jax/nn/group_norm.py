@@ -13,6 +13,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from gans_jax.core import mesh
+
 
 class GroupNorm(nn.Module):
   """Normalizes each example over height, width and groups of channels.
@@ -46,7 +48,7 @@ class GroupNorm(nn.Module):
 
 def _once(x: jax.Array) -> jax.Array:
   """Keeps XLA on CPU from computing x anew in all that reads it."""
-  if jax.default_backend() == 'cpu':
+  if mesh.platform() == 'cpu':
     return jax.lax.optimization_barrier(x)
   return x
 

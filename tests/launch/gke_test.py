@@ -1,7 +1,5 @@
 """launch/gke.py: the manifest that it fills in."""
 
-import importlib.util
-
 import pytest
 import runs
 import yaml
@@ -12,11 +10,7 @@ NEEDED = ['--name=gan', '--topology=v5e:4x8', '--image=reg/i:1', '--claim=nfs']
 
 @pytest.fixture(scope='module')
 def gke():
-  spec = importlib.util.spec_from_file_location(
-      'gke', runs.ROOT / 'launch' / 'gke.py')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+  return runs.script('gke')
 
 
 def test_dry_run_prints_a_manifest(gke, capsys):

@@ -1,7 +1,6 @@
 """launch/sweep.py with a false trainer: what runs, is skipped, goes on."""
 
 import fcntl
-import importlib.util
 import json
 import os
 import signal
@@ -56,13 +55,7 @@ sys.exit(code)
 
 @pytest.fixture(scope='module')
 def sweep():
-  spec = importlib.util.spec_from_file_location(
-      'sweep', runs.ROOT / 'launch' / 'sweep.py')
-  module = importlib.util.module_from_spec(spec)
-  sys.modules['sweep'] = module  # dataclasses look there
-  spec.loader.exec_module(module)
-  yield module
-  del sys.modules['sweep']
+  return runs.script('sweep')
 
 
 @pytest.fixture

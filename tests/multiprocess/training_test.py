@@ -369,12 +369,7 @@ def test_failure_of_all_is_told_and_returned(folder):
 
 
 def load_launcher():
-  import importlib.util
-
-  spec = importlib.util.spec_from_file_location('rehearse_pod', LAUNCHER)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+  return runs.script('rehearse_pod')
 
 
 STUBBORN = '''
