@@ -1,10 +1,14 @@
-"""Eight virtual CPU devices, and no silent broadcasting between ranks."""
+"""Eight virtual CPU devices, and no silent broadcasting between ranks.
+
+Programs of tests run once or twice, and are not worth optimizing.
+"""
 
 import jax
 import pytest
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+jax.config.update('jax_disable_most_optimizations', True)
 
 
 @pytest.fixture(scope='session')
@@ -19,11 +23,3 @@ def compile_cache(cache_folder):
 
   with runs.compile_cache(cache_folder):
     yield
-
-
-@pytest.fixture(scope='module')
-def quick_compiler():
-  """Programs that run once or twice are not worth optimizing."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)

@@ -15,7 +15,7 @@ from gans_jax.core import cli
 from gans_jax.core import images as images_lib
 from gans_jax.latent import sefa
 
-pytestmark = pytest.mark.usefixtures('compile_cache', 'quick_compiler')
+pytestmark = pytest.mark.usefixtures('compile_cache')
 
 
 @pytest.fixture(scope='module')

@@ -15,7 +15,7 @@ from gans_jax import project
 from gans_jax.core import cli
 from gans_jax.core import errors
 
-pytestmark = pytest.mark.usefixtures('compile_cache', 'quick_compiler')
+pytestmark = pytest.mark.usefixtures('compile_cache')
 
 
 @pytest.fixture(scope='module')

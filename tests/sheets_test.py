@@ -20,8 +20,6 @@ from gans_jax.data import pipeline
 from gans_jax.latent import class_path
 from gans_jax.metrics import neighbours
 
-pytestmark = pytest.mark.usefixtures('quick_compiler')
-
 
 def generator_of(system, classes: int) -> sample.Generator:
   """Returns a `Generator` without a workdir, its weights random."""

@@ -18,7 +18,7 @@ from gans_jax import sample
 from gans_jax.core import cli
 from gans_jax.core import images as images_lib
 
-pytestmark = pytest.mark.usefixtures('compile_cache', 'quick_compiler')
+pytestmark = pytest.mark.usefixtures('compile_cache')
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden/stylegan2_pickle.npz'
 

@@ -70,7 +70,8 @@ FORMATS = ('dcgan', 'wgan', 'stylegan2', 'stylegan', 'progan', 'rosinality',
 
 # Flags of a format beside --format and --out.
 _PAIR = ('checkpoint', 'discriminator')
-_FLAGS = {'biggan_pytorch': (*_PAIR, 'ema'), 'studiogan': (*_PAIR, 'ema'),
+_FLAGS = {'dcgan': _PAIR, 'wgan': _PAIR,
+          'biggan_pytorch': (*_PAIR, 'ema'), 'studiogan': (*_PAIR, 'ema'),
           'pretrained_biggan': ('checkpoint', 'json', 'truncation'),
           'tfhub_biggan': ('checkpoint',),
           'taming': ('checkpoint', 'yaml'),
@@ -248,19 +249,20 @@ def read(format_: str, checkpoint: str, discriminator: str | None,
       default.
     truncation: of 'pretrained_biggan', whose statistics; 1 by default.
   """
+  from gans_jax.convert import snapshot
   from gans_jax.convert import torch_file
 
-  if format_ in ('dcgan', 'wgan'):
-    from gans_jax.convert import dcgan
-
-    weights = torch_file.load(checkpoint)
-    critic = torch_file.load(discriminator) if discriminator else None
-    return dcgan.snapshot(format_, weights, critic)
   if discriminator and 'discriminator' not in _FLAGS.get(format_, ()):
     raise errors.UserError(
         f'--discriminator has no meaning with --format={format_}, whose files '
         'hold all networks. Leave it out.')
-  try:
+  with snapshot.reading(checkpoint):
+    if format_ in ('dcgan', 'wgan'):
+      from gans_jax.convert import dcgan
+
+      weights = torch_file.load(checkpoint)
+      critic = torch_file.load(discriminator) if discriminator else None
+      return dcgan.snapshot(format_, weights, critic)
     if format_ == 'rosinality':
       from gans_jax.convert import rosinality
 
@@ -280,12 +282,6 @@ def read(format_: str, checkpoint: str, discriminator: str | None,
     if format_ in ('biggan_pytorch', 'studiogan'):
       return _read_pair(format_, checkpoint, discriminator, ema)
     return _read_pickle(format_, checkpoint)
-  except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError,
-          ValueError) as e:
-    # Arrays and arguments of another shape or type than a network has.
-    raise errors.UserError(
-        f'{checkpoint} has a part that no network of --format={format_} has '
-        f'({type(e).__name__}: {e}). Check the file and --format.') from e
 
 
 def _read_pair(format_: str, checkpoint: str, discriminator: str | None,
@@ -480,7 +476,7 @@ def main(argv: list[str]) -> int:
     raise errors.UserError(
         f'--{"export" if args.export else "format"} needs --{needed}.')
   kind = 'export' if args.export else args.format
-  allowed = _FLAGS.get(kind, _PAIR)
+  allowed = _FLAGS.get(kind, ('checkpoint',))
   unused = [f'--{name}' for name in _EVERY_FLAG
             if getattr(args, name) is not None and name not in allowed]
   if kind in ('inception', 'export'):

@@ -253,7 +253,7 @@ class Checkpointer:
 
   def _save_error(self, step: int, error: BaseException) -> BaseException:
     """Turns what the file system refused into words; else returns `error`."""
-    text = ' '.join(str(error).split())
+    text = errors.one_line(error)
     from_disk = isinstance(error, OSError) or re.search(
         r'os_error_code|Error (writing|opening)|RESOURCE_EXHAUSTED', text)
     if isinstance(error, errors.UserError) or not from_disk:

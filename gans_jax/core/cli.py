@@ -46,7 +46,7 @@ def parser(prog: str, description: str) -> argparse.ArgumentParser:
 
 def paragraph(error: BaseException) -> str:
   """Returns the text that a person reads instead of a traceback."""
-  text = ' '.join(str(error).split()) or type(error).__name__
+  text = errors.one_line(error)
   # Messages quote files, which may hold anything, a terminal's commands too.
   text = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
   if len(text) > _LONGEST:

@@ -1,4 +1,4 @@
-"""The one error that a user can cause, and can read."""
+"""The one error that a user can cause, and can read; errors in one line."""
 
 
 class UserError(Exception):
@@ -7,3 +7,8 @@ class UserError(Exception):
   The message says which file or key, what was found, what was expected and
   what to do. Commands print it without a traceback and exit with code 2.
   """
+
+
+def one_line(error: BaseException) -> str:
+  """Returns an error's text in one line, or its type where it has none."""
+  return ' '.join(str(error).split()) or type(error).__name__

@@ -18,6 +18,7 @@ from typing import TextIO
 import numpy as np
 
 from gans_jax.core import clock as clock_lib
+from gans_jax.core import errors
 from gans_jax.core import files
 
 METRICS = 'metrics.jsonl'
@@ -141,7 +142,7 @@ class MetricWriter:
 
   def _note_error(self, error: Exception) -> None:
     """Leaves in log.txt why the run ended; the command tells the console."""
-    text = ' '.join(str(error).split()) or type(error).__name__
+    text = errors.one_line(error)
     for handler in self._handlers:
       if isinstance(handler, _File):
         handler.handle(logging.LogRecord(

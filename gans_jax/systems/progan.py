@@ -64,6 +64,7 @@ from gans_jax.core import step
 from gans_jax.core import system as system_lib
 from gans_jax.data import spec as spec_lib
 from gans_jax.losses import adversarial
+from gans_jax.losses import classification
 from gans_jax.losses import penalties
 from gans_jax.losses import regularizers as regularizers_lib
 from gans_jax.nn import conv
@@ -790,7 +791,7 @@ class System:
       value = value + penalty
     if self.classes:
       for kind, logits in (('real', real_classes), ('fake', fake_classes)):
-        class_loss = cross_entropy(logits, inputs['label'])
+        class_loss = classification.cross_entropy(logits, inputs['label'])
         logs[f'loss/d_class_{kind}'] = class_loss
         value = value + loss.acgan * class_loss
     return value, ({}, logs)
@@ -804,13 +805,7 @@ class System:
     value = adversarial.wasserstein().g_loss(None, values)
     logs = {'loss/g': value}
     if self.classes:
-      class_loss = cross_entropy(classes, inputs['label'])
+      class_loss = classification.cross_entropy(classes, inputs['label'])
       logs['loss/g_class'] = class_loss
       value = value + self.config.loss.acgan * class_loss
     return value, ({'G': changed}, logs)
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Mean of -log softmax(logits [N, K])[labels [N]]."""
-  return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(
-      logits, labels))

@@ -66,6 +66,7 @@ from gans_jax.core import state as state_lib
 from gans_jax.core import step
 from gans_jax.data import spec as spec_lib
 from gans_jax.losses import adversarial
+from gans_jax.losses import classification
 from gans_jax.losses import regularizers as regularizers_lib
 from gans_jax.nn import gan_blocks
 from gans_jax.nn import norm
@@ -501,11 +502,11 @@ class System:
     logs = {'loss/d': value, **logit_logs(real.logits, fake.logits), **terms}
     value = sum(terms.values(), value)
     if real_classes is not None:
-      class_loss = cross_entropy(real_classes, inputs['label'])
+      class_loss = classification.cross_entropy(real_classes, inputs['label'])
       logs['loss/class_real'] = class_loss
       if loss.acgan_fake:
-        class_loss = class_loss + cross_entropy(fake_classes,
-                                                inputs['z_label'])
+        class_loss += classification.cross_entropy(fake_classes,
+                                                   inputs['z_label'])
       value = value + loss.acgan_D * class_loss
     return value, ({}, logs)
 
@@ -522,7 +523,7 @@ class System:
     value = self.objective.g_loss(None, logits)
     logs = {'loss/g': value}
     if classes is not None:
-      class_loss = cross_entropy(classes, labels)
+      class_loss = classification.cross_entropy(classes, labels)
       logs['loss/class_fake'] = class_loss
       value = value + self.config.loss.acgan_G * class_loss
     return value, ({'G': changed}, logs)
@@ -533,9 +534,3 @@ def logit_logs(real: jax.Array, fake: jax.Array) -> dict[str, jax.Array]:
   return {'logits/real': jnp.mean(real), 'logits/fake': jnp.mean(fake),
           'accuracy/real': jnp.mean((real > 0).astype(jnp.float32)),
           'accuracy/fake': jnp.mean((fake < 0).astype(jnp.float32))}
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Mean of -log softmax(logits [N, K])[labels [N]]."""
-  return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(
-      logits, labels))

@@ -169,8 +169,10 @@ class Autoencoder(nn.Module):
                   resolution=self.resolution, dtype=self.dtype)
     self.encoder = vqgan_blocks.Encoder(**shared, z_channels=self.z_channels)
     self.decoder = vqgan_blocks.Decoder(**shared, out_channels=self.channels)
-    self.quant_conv = vqgan_blocks.Pointwise(self.embed_dim)
-    self.post_quant_conv = vqgan_blocks.Pointwise(self.z_channels)
+    self.quant_conv = vqgan_blocks.torch_conv(
+        self.z_channels, self.embed_dim, 1)
+    self.post_quant_conv = vqgan_blocks.torch_conv(
+        self.embed_dim, self.z_channels, 1)
     kind = (quantizer.Codebook if self.kind == 'vq' else
             gumbel_quantizer.GumbelQuantizer)
     self.quantize = kind(self.codebook_size, self.embed_dim)

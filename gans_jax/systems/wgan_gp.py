@@ -76,6 +76,7 @@ from gans_jax.core import step
 from gans_jax.core import system as system_lib
 from gans_jax.data import spec as spec_lib
 from gans_jax.losses import adversarial
+from gans_jax.losses import classification
 from gans_jax.losses import penalties
 from gans_jax.losses import regularizers as regularizers_lib
 from gans_jax.nn import conv
@@ -780,7 +781,7 @@ class System:
       logs[f'penalty/{loss.penalty}'] = penalty
       value = value + penalty
     if self.classes:
-      class_loss = cross_entropy(class_logits, labels)
+      class_loss = classification.cross_entropy(class_logits, labels)
       logs['loss/class_real'] = class_loss
       logs['accuracy/class_real'] = jnp.mean(
           (jnp.argmax(class_logits, -1) == labels).astype(jnp.float32))
@@ -809,13 +810,7 @@ class System:
     value = self.objective.g_loss(real_values, fake_values)
     logs = {'loss/g': value}
     if self.classes:
-      class_loss = cross_entropy(class_logits, labels)
+      class_loss = classification.cross_entropy(class_logits, labels)
       logs['loss/class_fake'] = class_loss
       value = value + self.config.loss.acgan_G * class_loss
     return value, ({'G': g_changed, 'D': d_changed}, logs)
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Mean of -log softmax(logits [N, K])[labels [N]]."""
-  return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(
-      logits, labels))

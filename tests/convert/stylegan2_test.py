@@ -385,7 +385,7 @@ def test_refusals(official, tmp_path, capsys):
       (activation, ['activation lrelu, relu']),
       (clamp, ['clamps G and D at 0.0 and 256.0']),
       (huge, ['is not of this network']),
-      (odd, ['has a part that no network', 'could not convert string']),
+      (odd, ['has a part that no such network', 'could not convert string']),
       (no_block, ['has no synthesis.b4.const']),
       (filters, ['another filter', 'b8.resample_filter'])):
     code = call('--format=stylegan2', f'--checkpoint={dumped(change)}',

