@@ -69,6 +69,7 @@ import optax
 
 from gans_jax.core import config as config_lib
 from gans_jax.core import errors
+from gans_jax.core import generation
 from gans_jax.core import images
 from gans_jax.core import mesh
 from gans_jax.core import optimizers
@@ -709,9 +710,8 @@ class System:
           f'{", ".join(TRUNCATION_FORMS)}.')
     conditions = dict(conditions or {})
     if truncation:
-      z = conditions.get('z')
-      z = self.latents(keys) if z is None else z
-      conditions['z'] = truncate(z, truncation, form)
+      conditions['z'] = truncate(
+          generation.latents(self, keys, conditions), truncation, form)
     return conditions
 
   def train_step(self, state: state_lib.TrainState, batch, frozen):

@@ -50,6 +50,7 @@ import optax
 
 from gans_jax.core import config as config_lib
 from gans_jax.core import errors
+from gans_jax.core import generation
 from gans_jax.core import images as images_lib
 from gans_jax.core import mesh
 from gans_jax.core import optimizers
@@ -391,13 +392,10 @@ class System:
     return self._apply_g(variables, keys, conditions, train=True)
 
   def _apply_g(self, variables, keys, conditions, train: bool):
-    z = conditions.get('z')
-    mvars = dict(variables['G'])
-    x, changed = state_lib.apply_net(
-        self.nets['G'], mvars.pop('params'), mvars,
-        self.latents(keys) if z is None else z,
+    x, changed = generation.apply_generator(
+        self, variables, generation.latents(self, keys, conditions),
         self._one_hot(conditions['label']), train=train)
-    return 2.0 * x - 1.0, {'G': changed}
+    return 2.0 * x - 1.0, changed
 
   def train_step(self, state, batch, frozen):
     del frozen

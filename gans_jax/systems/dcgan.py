@@ -53,6 +53,7 @@ from ml_collections import config_dict
 import optax
 
 from gans_jax.core import config as config_lib
+from gans_jax.core import generation
 from gans_jax.core import images
 from gans_jax.core import mesh
 from gans_jax.core import optimizers
@@ -402,12 +403,9 @@ class System:
     return self._apply_g(variables, keys, conditions, train=True)
 
   def _apply_g(self, variables, keys, conditions, train: bool):
-    z = (conditions or {}).get('z')
-    z = self.latents(keys) if z is None else z
-    mvars = dict(variables['G'])
-    x, changed = state_lib.apply_net(
-        self.nets['G'], mvars.pop('params'), mvars, z, train=train)
-    return x, {'G': changed}
+    return generation.apply_generator(
+        self, variables, generation.latents(self, keys, conditions),
+        train=train)
 
   def train_step(self, state: state_lib.TrainState, batch, frozen):
     """Updates D, then G, by `loss.schedule`; see core/system.py."""

@@ -46,6 +46,7 @@ import numpy as np
 from gans_jax.core import archives
 from gans_jax.core import config as config_lib
 from gans_jax.core import errors
+from gans_jax.core import generation
 from gans_jax.core import images as images_lib
 from gans_jax.core import mesh
 from gans_jax.core import optimizers
@@ -354,9 +355,8 @@ class System:
   def generate(self, variables: Mapping[str, Any], keys: jax.Array,
                conditions: Mapping[str, jax.Array] | None = None
                ) -> jax.Array:
-    z = (conditions or {}).get('z')
     x = self.nets['G'].apply(
-        variables['G'], self.latents(keys) if z is None else z)
+        variables['G'], generation.latents(self, keys, conditions))
     x = 2.0 * x - 1.0 if self.unit_interval else x / CIFAR_SCALE
     return jnp.clip(x, -1.0, 1.0).reshape(-1, *self.shape)
 

@@ -53,6 +53,7 @@ import optax
 
 from gans_jax.core import config as config_lib
 from gans_jax.core import errors
+from gans_jax.core import generation
 from gans_jax.core import images
 from gans_jax.core import mesh
 from gans_jax.core import optimizers
@@ -680,18 +681,10 @@ class System:
     return self._sample(variables, keys, conditions, train=True)
 
   def _sample(self, variables, keys, conditions, train: bool):
-    conditions = conditions or {}
-    z, labels = conditions.get('z'), None
-    z = self.latents(keys) if z is None else z
-    if self.classes:
-      labels = conditions.get('label')
-      if labels is None:
-        labels = rng.labels(keys, self.classes)
-    mvars = dict(variables['G'])
-    x, changed = state_lib.apply_net(
-        self.nets['G'], mvars.pop('params'), mvars, z, self._one_hot(labels),
-        train=train)
-    return x, {'G': changed}
+    labels = generation.labels(keys, conditions, self.classes)
+    return generation.apply_generator(
+        self, variables, generation.latents(self, keys, conditions),
+        self._one_hot(labels), train=train)
 
   def _one_hot(self, labels):
     return None if labels is None else jax.nn.one_hot(labels, self.classes)

@@ -57,6 +57,7 @@ import optax
 
 from gans_jax.core import config as config_lib
 from gans_jax.core import errors
+from gans_jax.core import generation
 from gans_jax.core import images
 from gans_jax.core import mesh
 from gans_jax.core import optimizers
@@ -402,17 +403,9 @@ class System:
     return image, {name: tree['maps'][0] for name, tree in found.items()}
 
   def _apply_g(self, variables, keys, conditions, train: bool):
-    conditions = conditions or {}
-    z, labels = conditions.get('z'), None
-    z = self.latents(keys) if z is None else z
-    if self.classes:
-      labels = conditions.get('label')
-      if labels is None:
-        labels = rng.labels(keys, self.classes)
-    mvars = dict(variables['G'])
-    x, changed = state_lib.apply_net(
-        self.nets['G'], mvars.pop('params'), mvars, z, labels, train=train)
-    return x, {'G': changed}
+    return generation.apply_generator(
+        self, variables, generation.latents(self, keys, conditions),
+        generation.labels(keys, conditions, self.classes), train=train)
 
   def train_step(self, state: state_lib.TrainState, batch, frozen):
     """n_critic updates of D, then one of G; see core/system.py."""

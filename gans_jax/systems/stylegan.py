@@ -40,6 +40,7 @@ import optax
 
 from gans_jax.core import config as config_lib
 from gans_jax.core import errors
+from gans_jax.core import generation
 from gans_jax.core import images
 from gans_jax.core import mesh
 from gans_jax.core import optimizers
@@ -616,14 +617,11 @@ class System:
       raise errors.UserError(
           f'The sampling option noise is {noise!r}, expected one of: '
           f'{", ".join(NOISE_MODES)}.')
-    conditions = dict(conditions or {})
-    if self.classes and conditions.get('label') is None:
-      conditions['label'] = rng.labels(keys, self.classes)
-    ws = conditions.get('w')
+    ws = (conditions or {}).get('w')
     if ws is None:
-      z = conditions.get('z')
-      z = self.latents(keys) if z is None else z
-      ws = self.map_latents(variables, z, conditions)
+      ws = self.map_latents(
+          variables, generation.latents(self, keys, conditions),
+          {'label': generation.labels(keys, conditions, self.classes)})
     ws = w_space.broadcast(ws, self.num_ws)
     if truncation != 1.0:
       ws = w_space.truncate(ws, variables['G']['moving']['w_avg'],

@@ -54,6 +54,7 @@ import optax
 
 from gans_jax.core import config as config_lib
 from gans_jax.core import errors
+from gans_jax.core import generation
 from gans_jax.core import images
 from gans_jax.core import mesh
 from gans_jax.core import optimizers
@@ -358,8 +359,8 @@ class System:
   def generate(self, variables, keys: jax.Array,
                conditions=None) -> jax.Array:
     """Returns the mean images of z; `conditions` may hold 'z'."""
-    z = (conditions or {}).get('z')
-    return self._decode(variables, self.latents(keys) if z is None else z)
+    return self._decode(variables,
+                        generation.latents(self, keys, conditions))
 
   # --- Pixels ---
 

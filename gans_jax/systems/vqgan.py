@@ -27,7 +27,10 @@ The code's numbers, which the paper does not have or has otherwise:
    are those of the autoencoder.
 4. D's update follows the autoencoder's, on the same images, whose
    reconstructions are computed anew.
-5. The learning rate is 4.5e-6 times the images of a batch, for both nets,
+5. Codes start within 1/K of 0, and need as many steps to reach the encoder's
+   outputs as these are times the learning rate away: a short run sets
+   model.codes_limit.
+6. The learning rate is 4.5e-6 times the images of a batch, for both nets,
    with no schedule: the experiments set it.
 
 Deviations:
@@ -124,6 +127,7 @@ class Autoencoder(nn.Module):
     channels: of the images.
     codebook_size: K.
     embed_dim: D, of each code.
+    codes_limit: codes start at U(-limit, limit); 0 for the authors' limit.
     kind: one of `QUANTIZERS`.
     beta: weight inside L_VQ.
     legacy: which of its terms has it, see the module.
@@ -143,6 +147,7 @@ class Autoencoder(nn.Module):
   channels: int
   codebook_size: int
   embed_dim: int
+  codes_limit: float = 0.0
   kind: str = 'vq'
   beta: float = 0.25
   legacy: bool = True
@@ -159,9 +164,7 @@ class Autoencoder(nn.Module):
       self.encoder = maskgit_blocks.Encoder(**shared, embed_dim=self.embed_dim)
       self.decoder = maskgit_blocks.Decoder(**shared,
                                             out_channels=self.channels)
-      self.quantize = quantizer.Codebook(
-          self.codebook_size, self.embed_dim, codes_init=quantizer.uniform_init(
-              (3.0 / self.codebook_size)**0.5))
+      self.quantize = self._codebook((3.0 / self.codebook_size)**0.5)
       return
     shared = dict(ch=self.ch, ch_mult=self.ch_mult,
                   num_res_blocks=self.num_res_blocks,
@@ -173,9 +176,16 @@ class Autoencoder(nn.Module):
         self.z_channels, self.embed_dim, 1)
     self.post_quant_conv = vqgan_blocks.torch_conv(
         self.embed_dim, self.z_channels, 1)
-    kind = (quantizer.Codebook if self.kind == 'vq' else
-            gumbel_quantizer.GumbelQuantizer)
-    self.quantize = kind(self.codebook_size, self.embed_dim)
+    if self.kind == 'vq':
+      self.quantize = self._codebook(1.0 / self.codebook_size)
+    else:
+      self.quantize = gumbel_quantizer.GumbelQuantizer(
+          self.codebook_size, self.embed_dim)
+
+  def _codebook(self, limit: float) -> quantizer.Codebook:
+    return quantizer.Codebook(
+        self.codebook_size, self.embed_dim,
+        codes_init=quantizer.uniform_init(self.codes_limit or limit))
 
   def encode(self, x: jax.Array, keys: jax.Array | None = None,
              temperature: jax.Array | float = 1.0) -> Code:
@@ -313,6 +323,7 @@ def default_config() -> ConfigDict:
           quantizer='vq',            # or 'gumbel'
           codebook_size=1024,
           embed_dim=256,
+          codes_limit=0.0,           # 'vq': codes start at U(-limit, limit)
           D='patchgan',              # or 'stylegan2'
           ndf=64,
           n_layers=3,
@@ -366,6 +377,10 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
       'model.codebook_size', 'model.embed_dim', 'model.ndf', 'model.n_layers',
       'loss.temperature', 'loss.temperature_end', 'loss.entropy_temperature',
       'loss.r1_every', 'model.channel_base')
+  if model.codes_limit < 0:
+    raise errors.UserError(
+        f'config.model.codes_limit is {model.codes_limit}, expected 0 (the '
+        "authors') or more.")
   norm.check_scope('model.bn_scope', model.bn_scope)
   factor = 2**(len(model.ch_mult) - 1)
   if not model.ch_mult or spec.resolution % factor or not spec.resolution:
@@ -412,7 +427,8 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
       attn_resolutions=tuple(model.attn_resolutions),
       resolution=spec.resolution, z_channels=model.z_channels,
       channels=channels, codebook_size=model.codebook_size,
-      embed_dim=model.embed_dim, kind=model.quantizer, beta=loss.beta,
+      embed_dim=model.embed_dim,
+      codes_limit=model.codes_limit, kind=model.quantizer, beta=loss.beta,
       legacy=loss.legacy_beta, kl_weight=loss.kl_weight,
       entropy_weight=loss.entropy_weight,
       entropy_temperature=loss.entropy_temperature, nets=model.nets,

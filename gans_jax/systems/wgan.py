@@ -55,6 +55,7 @@ import optax
 
 from gans_jax.core import config as config_lib
 from gans_jax.core import errors
+from gans_jax.core import generation
 from gans_jax.core import images
 from gans_jax.core import mesh
 from gans_jax.core import optimizers
@@ -246,12 +247,10 @@ class System:
     return self._apply_g(variables, keys, conditions, train=True)
 
   def _apply_g(self, variables, keys, conditions, train: bool):
-    z = (conditions or {}).get('z')
-    z = self.latents(keys) if z is None else z
-    mvars = dict(variables['G'])
-    x, changed = state_lib.apply_net(
-        self.nets['G'], mvars.pop('params'), mvars, z, train=train)
-    return jnp.clip(x, -1.0, 1.0), {'G': changed}
+    x, changed = generation.apply_generator(
+        self, variables, generation.latents(self, keys, conditions),
+        train=train)
+    return jnp.clip(x, -1.0, 1.0), changed
 
   def train_step(self, state: state_lib.TrainState, batch, frozen):
     """A round of Algorithm 1, lines 2 to 11; see the module docstring."""

@@ -403,6 +403,19 @@ def test_label_maps_are_shown_in_colours():
                              rtol=1e-5)
 
 
+@pytest.mark.parametrize('values, limit', [
+    ({}, 1 / 64), ({'model.nets': 'maskgit'}, (3 / 64)**0.5),
+    ({'model.codes_limit': 0.5}, 0.5),
+    ({'model.nets': 'maskgit', 'model.codes_limit': 0.5}, 0.5)])
+def test_where_codes_start(values, limit):
+  """Uniform within the authors' limit, or that of the config."""
+  system = make(**{**TINY, 'model.codebook_size': 64, **values})
+  state = jax.jit(system.init)(jax.random.key(0))
+  codes = np.abs(state.params['AE']['quantize']['codes'])
+  assert 0.9 * limit < codes.max() <= limit
+  np.testing.assert_allclose(codes.mean(), limit / 2, rtol=0.15)
+
+
 @pytest.mark.parametrize('values, words', [
     ({'model.ch_mult': (1, 1, 1, 1, 1, 1)}, 'no multiple'),
     ({'model.ch_mult': ()}, 'ch_mult'),
@@ -417,6 +430,7 @@ def test_label_maps_are_shown_in_colours():
     ({'model.key': 'label_map'}, 'num_labels'),
     ({'model.quantizer': 'gumbel', 'model.embed_dim': 4}, 'embed_dim'),
     ({'model.codebook_size': 0}, 'codebook_size'),
+    ({'model.codes_limit': -0.1}, 'codes_limit'),
 ])
 def test_bad_values_are_refused(values, words):
   with pytest.raises(errors.UserError, match=words):
