@@ -23,12 +23,13 @@ class ResBlock(nn.Module):
   """[N, H, W, C] -> [N, H, W, features]; see the module."""
 
   features: int
+  groups: int = 32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     h = x
     for i in (1, 2):
-      h = group_norm.GroupNorm(swish=True, name=f'norm{i}')(h)
+      h = group_norm.GroupNorm(self.groups, swish=True, name=f'norm{i}')(h)
       h = conv.Conv(self.features, (3, 3), use_bias=False, name=f'conv{i}')(h)
     if x.shape[-1] != self.features:
       x = conv.Conv(self.features, (1, 1), use_bias=False, name='shortcut')(h)
@@ -43,6 +44,7 @@ class Encoder(nn.Module):
     ch_mult: channels of every level, as multiples of `ch`.
     num_res_blocks: on each level, and after the last.
     embed_dim: of the result, which is float32.
+    groups: of the normalization.
     dtype: of the computation.
   """
 
@@ -50,6 +52,7 @@ class Encoder(nn.Module):
   ch_mult: tuple[int, ...]
   num_res_blocks: int
   embed_dim: int
+  groups: int = 32
   dtype: Any = None
 
   @nn.compact
@@ -58,12 +61,13 @@ class Encoder(nn.Module):
         x.astype(self.dtype or x.dtype))
     for i, multiple in enumerate(self.ch_mult):
       for j in range(self.num_res_blocks):
-        x = ResBlock(self.ch * multiple, name=f'down_{i}_block_{j}')(x)
+        x = ResBlock(self.ch * multiple, self.groups,
+                     name=f'down_{i}_block_{j}')(x)
       if i < len(self.ch_mult) - 1:
         x = resample.average_pool(x)
     for j in range(self.num_res_blocks):
-      x = ResBlock(x.shape[-1], name=f'mid_block_{j}')(x)
-    x = group_norm.GroupNorm(swish=True, name='norm_out')(x)
+      x = ResBlock(x.shape[-1], self.groups, name=f'mid_block_{j}')(x)
+    x = group_norm.GroupNorm(self.groups, swish=True, name='norm_out')(x)
     x = conv.Conv(self.embed_dim, (1, 1), name='conv_out')(x)
     return x.astype(jnp.float32)
 
@@ -81,6 +85,7 @@ class Decoder(nn.Module):
   ch_mult: tuple[int, ...]
   num_res_blocks: int
   out_channels: int
+  groups: int = 32
   dtype: Any = None
 
   @nn.compact
@@ -89,12 +94,13 @@ class Decoder(nn.Module):
     x = conv.Conv(self.ch * self.ch_mult[-1], (3, 3), name='conv_in')(
         z.astype(self.dtype or z.dtype))
     for j in range(self.num_res_blocks):
-      x = ResBlock(x.shape[-1], name=f'mid_block_{j}')(x)
+      x = ResBlock(x.shape[-1], self.groups, name=f'mid_block_{j}')(x)
     for i in reversed(range(len(self.ch_mult))):
       for j in range(self.num_res_blocks):
-        x = ResBlock(self.ch * self.ch_mult[i], name=f'up_{i}_block_{j}')(x)
+        x = ResBlock(self.ch * self.ch_mult[i], self.groups,
+                     name=f'up_{i}_block_{j}')(x)
       if i:
         x = vqgan_blocks.UpsampledConv(x.shape[-1], name=f'up_{i}_conv')(x)
-    x = group_norm.GroupNorm(swish=True, name='norm_out')(x)
+    x = group_norm.GroupNorm(self.groups, swish=True, name='norm_out')(x)
     image = conv.Conv(self.out_channels, (3, 3), name='conv_out')(x)
     return image.astype(jnp.float32), x

@@ -57,16 +57,19 @@ class ResBlock(nn.Module):
 
   Attributes:
     features: output channels.
+    groups: of the normalization.
     dtype: of the computation.
   """
 
   features: int
+  groups: int = 32
   dtype: Any = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, features]."""
-    norm = functools.partial(group_norm.GroupNorm, epsilon=EPSILON, swish=True)
+    norm = functools.partial(group_norm.GroupNorm, self.groups, EPSILON,
+                             swish=True)
     h = norm(name='norm1')(x)
     h = convolution(h, self.features, 3, 'conv1', self.dtype)
     h = norm(name='norm2')(h)
@@ -79,13 +82,14 @@ class ResBlock(nn.Module):
 class AttnBlock(nn.Module):
   """x + self-attention of one head over all pixels."""
 
+  groups: int = 32
   dtype: Any = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[N, H, W, C] -> [N, H, W, C]."""
     n, height, width, c = x.shape
-    h = group_norm.GroupNorm(epsilon=EPSILON, name='norm')(x)
+    h = group_norm.GroupNorm(self.groups, EPSILON, name='norm')(x)
     q, k, v = (
         convolution(h, c, 1, name, self.dtype).reshape(n, height * width, c)
         for name in 'qkv')
@@ -151,6 +155,8 @@ class Encoder(nn.Module):
     resolution: size of the images for which those are meant; others are
       taken, and then have attention on the same levels.
     z_channels: of the result.
+    groups: of the normalization. Groups of a single channel forget its mean,
+      and with it the colours: nets of fewer than 64 channels want fewer.
     dtype: of the computation; the result is float32.
   """
 
@@ -160,6 +166,7 @@ class Encoder(nn.Module):
   attn_resolutions: tuple[int, ...]
   resolution: int
   z_channels: int
+  groups: int = 32
   dtype: Any = None
 
   @nn.compact
@@ -168,14 +175,16 @@ class Encoder(nn.Module):
     x = convolution(x.astype(self.dtype or x.dtype), self.ch, 3, 'conv_in')
     for i, multiple in enumerate(self.ch_mult):
       for j in range(self.num_res_blocks):
-        x = ResBlock(self.ch * multiple, name=f'down_{i}_block_{j}')(x)
+        x = ResBlock(self.ch * multiple, self.groups,
+                     name=f'down_{i}_block_{j}')(x)
         if size in self.attn_resolutions:
-          x = AttnBlock(name=f'down_{i}_attn_{j}')(x)
+          x = AttnBlock(self.groups, name=f'down_{i}_attn_{j}')(x)
       if i != last:
         x = Downsample(name=f'down_{i}_downsample')(x)
         size //= 2
-    x = middle(x)
-    x = group_norm.GroupNorm(epsilon=EPSILON, swish=True, name='norm_out')(x)
+    x = middle(x, self.groups)
+    x = group_norm.GroupNorm(self.groups, EPSILON, swish=True,
+                             name='norm_out')(x)
     x = convolution(x, self.z_channels, 3, 'conv_out')
     return x.astype(jnp.float32)
 
@@ -196,6 +205,7 @@ class Decoder(nn.Module):
   attn_resolutions: tuple[int, ...]
   resolution: int
   out_channels: int
+  groups: int = 32
   dtype: Any = None
 
   @nn.compact
@@ -204,22 +214,24 @@ class Decoder(nn.Module):
     size = self.resolution // 2**(len(self.ch_mult) - 1)
     x = convolution(z.astype(self.dtype or z.dtype),
                     self.ch * self.ch_mult[-1], 3, 'conv_in')
-    x = middle(x)
+    x = middle(x, self.groups)
     for i in reversed(range(len(self.ch_mult))):
       for j in range(self.num_res_blocks + 1):
-        x = ResBlock(self.ch * self.ch_mult[i], name=f'up_{i}_block_{j}')(x)
+        x = ResBlock(self.ch * self.ch_mult[i], self.groups,
+                     name=f'up_{i}_block_{j}')(x)
         if size in self.attn_resolutions:
-          x = AttnBlock(name=f'up_{i}_attn_{j}')(x)
+          x = AttnBlock(self.groups, name=f'up_{i}_attn_{j}')(x)
       if i:
         x = Upsample(name=f'up_{i}_upsample')(x)
         size *= 2
-    x = group_norm.GroupNorm(epsilon=EPSILON, swish=True, name='norm_out')(x)
+    x = group_norm.GroupNorm(self.groups, EPSILON, swish=True,
+                             name='norm_out')(x)
     image = convolution(x, self.out_channels, 3, 'conv_out')
     return image.astype(jnp.float32), x
 
 
-def middle(x: jax.Array) -> jax.Array:
+def middle(x: jax.Array, groups: int) -> jax.Array:
   """Residual block, attention, residual block, on the smallest map."""
-  x = ResBlock(x.shape[-1], name='mid_block_1')(x)
-  x = AttnBlock(name='mid_attn_1')(x)
-  return ResBlock(x.shape[-1], name='mid_block_2')(x)
+  x = ResBlock(x.shape[-1], groups, name='mid_block_1')(x)
+  x = AttnBlock(groups, name='mid_attn_1')(x)
+  return ResBlock(x.shape[-1], groups, name='mid_block_2')(x)

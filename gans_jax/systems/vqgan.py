@@ -135,6 +135,7 @@ class Autoencoder(nn.Module):
     entropy_weight: of the entropy loss, 0 for none.
     entropy_temperature: of its softmax.
     nets: one of `NETS`.
+    groups: of the normalization.
     dtype: of encoder and decoder.
   """
 
@@ -155,11 +156,12 @@ class Autoencoder(nn.Module):
   entropy_weight: float = 0.0
   entropy_temperature: float = 0.01
   nets: str = 'taming'
+  groups: int = 32
   dtype: Any = None
 
   def setup(self):
     if self.nets == 'maskgit':
-      shared = dict(ch=self.ch, ch_mult=self.ch_mult,
+      shared = dict(ch=self.ch, ch_mult=self.ch_mult, groups=self.groups,
                     num_res_blocks=self.num_res_blocks, dtype=self.dtype)
       self.encoder = maskgit_blocks.Encoder(**shared, embed_dim=self.embed_dim)
       self.decoder = maskgit_blocks.Decoder(**shared,
@@ -168,7 +170,7 @@ class Autoencoder(nn.Module):
       return
     shared = dict(ch=self.ch, ch_mult=self.ch_mult,
                   num_res_blocks=self.num_res_blocks,
-                  attn_resolutions=self.attn_resolutions,
+                  attn_resolutions=self.attn_resolutions, groups=self.groups,
                   resolution=self.resolution, dtype=self.dtype)
     self.encoder = vqgan_blocks.Encoder(**shared, z_channels=self.z_channels)
     self.decoder = vqgan_blocks.Decoder(**shared, out_channels=self.channels)
@@ -319,6 +321,7 @@ def default_config() -> ConfigDict:
           ch_mult=(1, 1, 2, 2, 4),
           num_res_blocks=2,
           attn_resolutions=(16,),
+          groups=32,                 # of the normalization
           z_channels=256,
           quantizer='vq',            # or 'gumbel'
           codebook_size=1024,
@@ -374,6 +377,7 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
   config_lib.check_choice(config, 'loss.perceptual', perceptual_lib.CHOICES)
   config_lib.check_positive(
       config, 'model.ch', 'model.num_res_blocks', 'model.z_channels',
+      'model.groups',
       'model.codebook_size', 'model.embed_dim', 'model.ndf', 'model.n_layers',
       'loss.temperature', 'loss.temperature_end', 'loss.entropy_temperature',
       'loss.r1_every', 'model.channel_base')
@@ -432,7 +436,7 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> 'System':
       legacy=loss.legacy_beta, kl_weight=loss.kl_weight,
       entropy_weight=loss.entropy_weight,
       entropy_temperature=loss.entropy_temperature, nets=model.nets,
-      dtype=dtype)}
+      groups=model.groups, dtype=dtype)}
   if not labels and loss.adversarial != 'none':
     nets['D'] = discriminator(
         config, (spec.resolution, spec.resolution, channels), dtype)
@@ -501,9 +505,16 @@ class System:
 
   @property
   def notes(self) -> tuple[str, ...]:
-    if not self.perceptual:
-      return ()
-    return (f'perceptual loss: {self.perceptual.name}',)
+    model, found = self.config.model, []
+    if self.perceptual:
+      found.append(f'perceptual loss: {self.perceptual.name}')
+    least = model.ch * min(model.ch_mult)
+    if model.groups % least == 0:
+      found.append(
+          f'levels of {least} channels are normalized channel by channel, '
+          'which loses colours; a smaller model.groups, such as '
+          f'{max(1, least // 4)}, keeps them')
+    return tuple(found)
 
   @property
   def outputs(self):

@@ -92,3 +92,16 @@ def test_derivatives_are_those_of_the_formulas(swish):
   ours = derivatives(lambda params, x: net.apply({'params': params}, x))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(
       a, b, rtol=1e-4, atol=1e-5), ours, derivatives(plain))
+
+
+def test_groups_of_one_channel_forget_its_mean():
+  """Why narrow nets want few groups: a colour is means of channels."""
+  x = jax.random.normal(jax.random.key(0), (1, 8, 8, 8))
+  colours = jax.random.normal(jax.random.key(1), (2, 1, 1, 8))
+  images = x + colours
+  apart = {}
+  for groups in (8, 2):
+    y, _ = group_norm.GroupNorm(groups).init_with_output(
+        jax.random.key(2), images)
+    apart[groups] = float(jnp.abs(y[0] - y[1]).mean())
+  assert apart[8] < 1e-5 and apart[2] > 0.3

@@ -332,7 +332,7 @@ def test_trains(values):
 
 def test_perceptual_distance_is_named_and_counts():
   system = make(**{**TINY, 'loss.perceptual': 'lite0'})
-  assert system.notes == ('perceptual loss: lite0',)
+  assert 'perceptual loss: lite0' in system.notes
   x, y = (jnp.full((1, 4, 4, 3), value) for value in (0.0, 0.5))
   fixed = types.SimpleNamespace(
       name='lite0', distance=lambda weights, x, target: weights + x[:, 0, 0, 0])
@@ -401,6 +401,15 @@ def test_label_maps_are_shown_in_colours():
   np.testing.assert_allclose(value, 0, atol=1e-6)
   np.testing.assert_allclose(vqgan.label_map_loss(0 * x, x), np.log(2),
                              rtol=1e-5)
+
+
+@pytest.mark.parametrize('channels, groups, said', [
+    (8, 32, True), (32, 32, True), (64, 32, False), (8, 2, False)])
+@pytest.mark.parametrize('nets', ['taming', 'maskgit'])
+def test_groups_of_one_channel_are_spoken_of(channels, groups, said, nets):
+  system = make(**{**TINY, 'model.nets': nets, 'model.ch': channels,
+                   'model.groups': groups})
+  assert any('loses colours' in note for note in system.notes) == said
 
 
 @pytest.mark.parametrize('values, limit', [
