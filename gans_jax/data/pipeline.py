@@ -16,6 +16,7 @@ grain supplies random access, threads, worker processes and prefetching.
 from collections.abc import Iterator
 import dataclasses
 import functools
+import importlib
 import logging
 import os
 from typing import Any
@@ -451,6 +452,10 @@ def train_iterator(
     raise errors.UserError(
         f'data.flip is set, but the batches hold {wrong}, which may say left '
         'or right. Set data.flip=false, or drop these keys.')
+  # Now, not at the first batch: grain replaces builtins.__import__ while it is
+  # imported, and another thread that imports a function meanwhile, as that of
+  # a checkpoint does, is left with a stand-in that cannot be called.
+  importlib.import_module('grain')
   batches = _Batches(dataset, batch_size, batches_per_step, seed,
                      process_index, process_count, flip, keys, stages)
   return TrainIterator(batches, workers, _threads(dataset), prefetch)

@@ -2,6 +2,8 @@
 
 import collections
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -248,6 +250,21 @@ def test_refuses(options, words):
 
 
 @pytest.mark.slow
+def test_grain_is_imported_before_there_are_threads():
+  # Importing it at the first batch broke the checkpoint of step 0, whose
+  # thread imported a function at the same time.
+  subprocess.run([sys.executable, '-c', """
+import sys
+from gans_jax.data import pipeline
+dataset = pipeline.open_dataset({'source': 'mixture:ring8'})
+assert 'grain' not in sys.modules
+iterator = pipeline.train_iterator(dataset, batch_size=8)
+before = set(sys.modules)
+next(iterator)
+assert not {name for name in set(sys.modules) - before if 'grain' in name}
+"""], check=True)
+
+
 def test_worker_processes_deliver_the_same_stream():
   data = pipeline.open_dataset({'source': 'emoji:noto', 'resolution': 16})
   options = dict(batch_size=8, seed=4, flip=True)
