@@ -390,32 +390,47 @@ def search(attempt: Callable[[int], dict[str, Any]], unit: int,
            first: dict[str, Any], most: int = 2**20) -> dict[str, Any]:
   """Finds the largest `unit` * 2^k that fits.
 
-  Memory is a constant and a part that grows with the batch; the first result
-  tells both well enough to begin where one or two attempts decide.
+  Memory is a constant and a part that grows with the batch. The state and the
+  first result tell both for the first attempt; after that the last two results
+  do, because a program needs constant memory beside its state as well.
 
   Args:
-    attempt: batch -> dict of fits and needed.
+    attempt: batch -> dict of fits and needed (bytes; 0: not known).
     unit: the smallest batch.
     first: a result with batch_size, needed, available and arguments.
     most: the largest batch to look at.
   """
-  fixed = sum(first['arguments'].values()) - first['arguments']['batch']
-  variable = max(first['needed'] - fixed, 1)
-  guess = first['batch_size'] * max(first['available'] - fixed, 1) / variable
-  if not first['needed']:
-    guess = first['batch_size'] / 2
-  batch = unit * 2 ** max(math.floor(math.log2(max(guess, 1) / unit)), 0)
-  batch = min(batch, most)
-  while not attempt(batch)['fits']:
-    if batch == unit:
-      return dict(batch_size=0, needed=0, too_large=unit,
-                  too_large_needed=attempt(unit)['needed'])
-    batch //= 2
-  while batch < most and attempt(2 * batch)['fits']:
-    batch *= 2
-  above = attempt(2 * batch) if batch < most else dict(needed=0)
-  return dict(batch_size=batch, needed=attempt(batch)['needed'],
-              too_large=2 * batch, too_large_needed=above['needed'])
+  state = sum(first['arguments'].values()) - first['arguments']['batch']
+  known = {0: state}
+  if first['needed']:
+    known[first['batch_size']] = first['needed']
+  # unit * 2^low is known to fit, unit * 2^high not to.
+  low, high = -1, math.floor(math.log2(max(most / unit, 1))) + 1
+  found, above = dict(needed=0), dict(needed=0)
+  while high - low > 1:
+    guess = _most(known, first['available']) or first['batch_size'] / 2
+    power = math.floor(math.log2(max(guess, 1) / unit))
+    power = min(max(power, low + 1), high - 1)
+    batch = unit * 2**power
+    result = attempt(batch)
+    if result['needed']:
+      known[batch] = result['needed']
+    if result['fits']:
+      low, found = power, result
+    else:
+      high, above = power, result
+  return dict(batch_size=unit * 2**low if low >= 0 else 0,
+              needed=found['needed'], too_large=unit * 2**high,
+              too_large_needed=above['needed'])
+
+
+def _most(known: dict[int, float], available: float) -> float | None:
+  """Returns the batch at which the last two results' line has it all."""
+  if len(known) < 2:
+    return None
+  (batch, needed), (other, there) = list(known.items())[-2:]
+  slope = max((there - needed) / (other - batch), 1e-9)
+  return other + (available - there) / slope
 
 
 def table(result: dict[str, Any], peak: float = 0.0) -> str:
