@@ -368,10 +368,6 @@ def test_failure_of_all_is_told_and_returned(folder):
   assert not (folder / 'no').exists()
 
 
-def load_launcher():
-  return runs.script('rehearse_pod')
-
-
 STUBBORN = '''
 import signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -381,7 +377,7 @@ time.sleep(60)
 
 
 def test_others_are_killed_when_one_dies(capsys):
-  launcher = load_launcher()
+  launcher = runs.script('rehearse_pod')
   argvs = [[sys.executable, '-c', STUBBORN],
            [sys.executable, '-c', 'import sys; sys.exit(7)']]
   start = time.monotonic()
@@ -394,21 +390,21 @@ def test_others_are_killed_when_one_dies(capsys):
 
 
 def test_timeout(capfd):
-  launcher = load_launcher()
+  launcher = runs.script('rehearse_pod')
   with launcher.Pod([[sys.executable, '-c', STUBBORN]], os.environ) as it:
     assert launcher.wait(it, 1.0, 0.5, []) == launcher.TIMED_OUT
   assert it.processes[0].returncode == -signal.SIGKILL
 
 
 def test_second_interrupt_kills():
-  launcher = load_launcher()
+  launcher = runs.script('rehearse_pod')
   with launcher.Pod([[sys.executable, '-c', STUBBORN]], os.environ) as it:
     it.signal(signal.SIGTERM)
     assert launcher.wait(it, 0, 0.5, [2, 2]) == launcher.INTERRUPTED
 
 
 def test_first_failure_is_the_exit_code():
-  launcher = load_launcher()
+  launcher = runs.script('rehearse_pod')
   argvs = [[sys.executable, '-c', f'import time; time.sleep({s}); exit({c})']
            for s, c in ((0.0, 0), (1.5, 3), (0.3, 75))]
   with launcher.Pod(argvs, os.environ) as it:
@@ -416,7 +412,7 @@ def test_first_failure_is_the_exit_code():
 
 
 def test_flags_are_not_given_twice():
-  found = load_launcher().settings(
+  found = runs.script('rehearse_pod').settings(
       4, '--xla_force_host_platform_device_count=8 --xla_a=1')
   assert found == {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '4',
                    'XLA_FLAGS': '--xla_a=1'}

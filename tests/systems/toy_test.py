@@ -328,11 +328,11 @@ def test_metrics_of_collapse_and_of_nothing():
 
 
 def test_a_stabilised_objective_covers_the_ring():
-  """Two points to a pack and R1: 8 of 8 modes for each of three seeds."""
+  """Two points to a pack, R1, averaged weights: 8 of 8 modes for four seeds."""
   system = make({
       'batch_size': 256, 'model.nets': 'wgan_gp', 'model.width': 64,
       'model.d_width': 64, 'model.packing': 2, 'loss.penalty': 'r1',
-      'loss.penalty_weight': 0.02,
+      'loss.penalty_weight': 0.02, 'ema.decay': 0.99,
       **{f'optimizer.{p}.{k}': v for p in 'GD'
          for k, v in (('lr', 1e-3), ('b1', 0.5), ('b2', 0.99))}})
   ring = mixtures.get('ring8')
@@ -352,10 +352,11 @@ def test_a_stabilised_objective_covers_the_ring():
   before = system.point_metrics(generate(state.ema, keys))
   state = jax.jit(train)(state)
   after = system.point_metrics(generate(state.ema, keys))
-  # Untrained points lie anywhere; a few of 2,500 hit a mode by chance. Runs
-  # that differ by rounding alone end between 0.06 and 0.42.
+  # Untrained points lie anywhere; a few of 2,500 hit a mode by chance. Four
+  # seeds ended between 0.59 and 0.81; without the average rounding alone moves
+  # the last step's share between 0.06 and 0.42.
   assert before['modes/high_quality'] < 0.01, before
-  assert after['modes/high_quality'] > 0.03, after
+  assert after['modes/high_quality'] > 0.3, after
   assert after['modes/covered'] >= 6, after
 
 

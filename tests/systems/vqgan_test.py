@@ -331,8 +331,8 @@ def test_trains(values):
 
 
 def test_perceptual_distance_is_named_and_counts():
-  system = make(**{**TINY, 'loss.perceptual': 'lite0'})
-  assert 'perceptual loss: lite0' in system.notes
+  system = make(**{**TINY, 'loss.perceptual': 'lite0', 'model.groups': 2})
+  assert system.notes == ('perceptual loss: lite0',)
   x, y = (jnp.full((1, 4, 4, 3), value) for value in (0.0, 0.5))
   fixed = types.SimpleNamespace(
       name='lite0', distance=lambda weights, x, target: weights + x[:, 0, 0, 0])
