@@ -1,4 +1,4 @@
-"""StyleGAN2 with and without ADA on the shipped emoji, 64x64.
+"""StyleGAN2 with and without ADA on one vendor's emoji, 64x64.
 
 Karras et al. 2020, arXiv:2006.06676. Not in the paper; nothing to download.
 3,486 images: where the paper finds that D overfits. The authors' preset
@@ -37,7 +37,7 @@ def get_config(arg=''):
   args = config_lib.parse_arg(arg, row='ada', float32=False, cpu=False)
   config = config_lib.base('stylegan2')
   config_lib.assign(config, {
-      'data.source': 'emoji:both',
+      'data.source': 'emoji:noto',
       'data.resolution': 64,
       'evaluate_every': 5000,
   })

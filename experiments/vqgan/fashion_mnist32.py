@@ -30,7 +30,8 @@ CPU = {'model.ch': 16, 'model.num_res_blocks': 1, 'model.z_channels': 16,
        'model.groups': 4, 'loss.entropy_weight': 0.02, 'batch_size': 16,
        'total_steps': 3000, 'log_every': 25, 'sample_every': 500,
        'checkpoint_every': 500, 'evaluate_every': 1500,
-       'loss.disc_start': 2000, 'optimizer.AE.lr': 4e-4,
+       'loss.perceptual_weight': 0.25, 'loss.disc_start': 2000,
+       'loss.disc_weight': 0.4, 'optimizer.AE.lr': 4e-4,
        'optimizer.AE.b1': 0.9, 'optimizer.AE.b2': 0.99,
        'optimizer.AE.warmup': 50, 'optimizer.D.lr': 2e-4}
 
