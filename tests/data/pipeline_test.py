@@ -249,7 +249,6 @@ def test_refuses(options, words):
     pipeline.train_iterator(pipeline.Dataset(Numbers()), **options)
 
 
-@pytest.mark.slow
 def test_grain_is_imported_before_there_are_threads():
   # Importing it at the first batch broke the checkpoint of step 0, whose
   # thread imported a function at the same time.
@@ -265,6 +264,7 @@ assert not {name for name in set(sys.modules) - before if 'grain' in name}
 """], check=True)
 
 
+@pytest.mark.slow
 def test_worker_processes_deliver_the_same_stream():
   data = pipeline.open_dataset({'source': 'emoji:noto', 'resolution': 16})
   options = dict(batch_size=8, seed=4, flip=True)
