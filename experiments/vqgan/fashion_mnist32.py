@@ -22,9 +22,10 @@ ROWS = {
     'l1': {**NO_GAN, 'loss.perceptual': 'none'},
 }
 
-# Seven minutes on one core. In so few steps codes must start where the encoder's
-# outputs are, and MaskGIT's entropy loss has to keep them in use. Groups of one
-# channel would lose the brightness; a disc_weight of 0.4 overdraws contours.
+# Seven minutes on one core. In so few steps codes must start where the
+# encoder's outputs are, and MaskGIT's entropy loss has to keep them in use.
+# Groups of one channel would lose the brightness; a disc_weight of 0.4
+# overdraws contours.
 CPU = {'model.ch': 16, 'model.num_res_blocks': 1, 'model.z_channels': 16,
        'model.embed_dim': 16, 'model.codes_limit': 0.6, 'model.ndf': 16,
        'model.groups': 4, 'loss.entropy_weight': 0.02, 'batch_size': 16,
