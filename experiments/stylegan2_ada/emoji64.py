@@ -8,7 +8,7 @@ Rows: ada, none (the same without), fixed (p=0.2 throughout), diffaugment
 
 Command: python -m gans_jax.main --config=experiments/stylegan2_ada/emoji64.py \
     --workdir=runs/ada_emoji64
-Hardware: one GPU; with the argument cpu, some hours on two cores.
+Hardware: one GPU; with the argument cpu, an hour and more on one core.
 Metric: fd5k_lite0, logged; it is not FID.
 """
 
