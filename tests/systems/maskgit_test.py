@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import states
+import token_data
 
 from gans_jax.core import config as config_lib
 from gans_jax.core import errors
 from gans_jax.core import mesh as mesh_lib
 from gans_jax.core import state as state_lib
-from gans_jax.data import spec as spec_lib
 from gans_jax.nn import masked_transformer
 from gans_jax.systems import maskgit
 
@@ -25,17 +25,11 @@ def make(classes=3, grid=GRID, **values):
   config = config_lib.base('maskgit')
   config_lib.assign(config, {'total_steps': 100, 'batch_size': 8, **TINY,
                              **values})
-  spec = spec_lib.DataSpec(
-      16, 3, classes, 100, ('tokens', 'label'), (('tokens', grid, 'int32'),),
-      tokenizers=(('tokens', 'a@1', CODES),))
-  return maskgit.create(config, spec)
+  return maskgit.create(config, token_data.spec(CODES, grid, classes))
 
 
 def batch_of(system, n=8, seed=0):
-  draw = np.random.default_rng(seed)
-  found = {'tokens': draw.integers(0, CODES, (1, n, *GRID), np.int32),
-           'label': draw.integers(0, 3, (1, n), np.int32)}
-  return {key: found[key] for key in system.requires}
+  return token_data.batch(system, CODES, n, seed)
 
 
 # --- Sizes ------------------------------------------------------------------

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import states
+import token_data
 
 from gans_jax.core import config as config_lib
 from gans_jax.core import errors
 from gans_jax.core import mesh as mesh_lib
 from gans_jax.core import rng
 from gans_jax.core import system as system_lib
-from gans_jax.data import spec as spec_lib
 from gans_jax.systems import pixelcnn
 
 FAST = {'xla_backend_optimization_level': 0}
@@ -26,17 +26,11 @@ def make(**values):
   config = config_lib.base('pixelcnn')
   config_lib.assign(config, {'total_steps': 100, 'batch_size': 8, **TINY,
                              **values})
-  spec = spec_lib.DataSpec(
-      16, 3, 3, 100, ('tokens', 'label'), (('tokens', GRID, 'int32'),),
-      tokenizers=(('tokens', 'a@1', CODES),))
-  return pixelcnn.create(config, spec)
+  return pixelcnn.create(config, token_data.spec(CODES, GRID))
 
 
 def batch_of(system, n=8):
-  draw = np.random.default_rng(0)
-  found = {'tokens': draw.integers(0, CODES, (1, n, *GRID), np.int32),
-           'label': draw.integers(0, 3, (1, n), np.int32)}
-  return {key: found[key] for key in system.requires}
+  return token_data.batch(system, CODES, n)
 
 
 def test_loss_is_the_cross_entropy_of_every_token():

@@ -11,6 +11,7 @@ from PIL import Image
 import pytest
 import runs
 import states
+import token_data
 import torch
 
 from gans_jax import sample
@@ -20,7 +21,6 @@ from gans_jax.core import config as config_lib
 from gans_jax.core import errors
 from gans_jax.core import mesh as mesh_lib
 from gans_jax.core import state as state_lib
-from gans_jax.data import spec as spec_lib
 from gans_jax.nn import transformer
 from gans_jax.systems import token_transformer
 
@@ -34,25 +34,12 @@ def make(grid=GRID, cond_grid=GRID, classes=3, **values):
   config = config_lib.base('token_transformer')
   config_lib.assign(config, {'total_steps': 100, 'batch_size': 8, **TINY,
                              **values})
-  keys, shapes = ('tokens',), [('tokens', grid, 'int32')]
-  tokenizers = [('tokens', 'a@1', CODES)]
-  if cond_grid:
-    keys += ('cond_tokens',)
-    shapes.append(('cond_tokens', cond_grid, 'int32'))
-    tokenizers.append(('cond_tokens', 'b@1', CODES))
-  spec = spec_lib.DataSpec(16, 3, classes, 100, (*keys, 'label'),
-                           tuple(shapes), tokenizers=tuple(tokenizers))
-  return token_transformer.create(config, spec)
+  return token_transformer.create(
+      config, token_data.spec(CODES, grid, classes, cond_grid))
 
 
 def batch_of(system, n=8, seed=0):
-  draw = np.random.default_rng(seed)
-  found = {'tokens': draw.integers(0, CODES, (1, n, *system.grid), np.int32),
-           'label': draw.integers(0, 3, (1, n), np.int32)}
-  if system.cond_grid:
-    found['cond_tokens'] = draw.integers(
-        0, CODES, (1, n, *system.cond_grid), np.int32)
-  return {key: found[key] for key in system.requires}
+  return token_data.batch(system, CODES, n, seed)
 
 
 @functools.cache
