@@ -11,7 +11,7 @@ Metric: fd1k_lite0, logged; it is not FID.
 
 from gans_jax.core import config as config_lib
 
-# 12 minutes on one core, on the 8 x 8 codes of the tokenizer's `cpu` form.
+# 8 minutes on one core, on the 8 x 8 codes of the tokenizer's `cpu` form.
 CPU = {'model.layers': 4, 'model.width': 128, 'model.heads': 4,
        'model.hidden': 512, 'batch_size': 32, 'optimizer.T.lr': 1e-3,
        'optimizer.T.warmup': 100, 'total_steps': 1500, 'log_every': 25,

@@ -18,7 +18,7 @@ ROWS = {
     'class': {'model.condition': 'class', 'data.labels': 'group'},
 }
 
-# The run whose figures README.md has: 12 minutes on one core, on the 8 x 8
+# The run whose figures README.md has: 11 minutes on one core, on the 8 x 8
 # codes of the tokenizer's `cpu` form.
 CPU = {'model.layers': 4, 'model.width': 128, 'model.heads': 4,
        'batch_size': 32, 'optimizer.T.lr': 1e-3, 'optimizer.T.warmup': 100,

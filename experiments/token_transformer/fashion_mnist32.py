@@ -18,7 +18,7 @@ ROWS = {
     'class': {'model.condition': 'class', 'data.labels': 'class'},
 }
 
-# The run whose figures README.md has: 12 minutes on one core.
+# The run whose figures README.md has: 6 minutes on one core.
 CPU = {'model.layers': 4, 'model.width': 128, 'model.heads': 4,
        'batch_size': 32, 'optimizer.T.lr': 1e-3, 'optimizer.T.warmup': 100,
        'total_steps': 1500, 'log_every': 25, 'sample_every': 500,

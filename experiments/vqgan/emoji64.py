@@ -30,9 +30,9 @@ ROWS = {
                'loss.temperature_steps': 10_000},
 }
 
-# Three quarters of an hour on one core, 8 x 8 codes. In so few steps codes must
-# start where the encoder's outputs are, and MaskGIT's entropy loss has to keep
-# them in use. Groups of one channel would lose the colours, and the perceptual
+# Twenty minutes on one core, 8 x 8 codes. In so few steps codes must start
+# where the encoder's outputs are, and MaskGIT's entropy loss has to keep them
+# in use. Groups of one channel would lose the colours, and the perceptual
 # distance at its full weight had them wrong after 3,000 steps.
 CPU = {'model.ch': 16, 'model.ch_mult': (1, 2, 2, 4),
        'model.num_res_blocks': 1, 'model.z_channels': 16,
