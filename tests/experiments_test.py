@@ -9,6 +9,7 @@ import shlex
 import pytest
 import runs
 
+from gans_jax import evaluator
 from gans_jax.core import cli
 from gans_jax.core import config as config_lib
 from gans_jax.core import mesh as mesh_lib
@@ -114,7 +115,10 @@ def check(config):
   spec = dataclasses.replace(
       spec, keys=(*spec.keys, *keys), shapes=(*spec.shapes, *shapes),
       tokenizers=tuple((key, 'first@1', 1024) for key in keys))
-  return system_lib.create(config, spec)
+  system = system_lib.create(config, spec)
+  if config.evaluate_every:
+    evaluator.check(config.evaluate.metrics, system, spec, config.evaluate.num)
+  return system
 
 
 @pytest.mark.parametrize('path', FILES)
