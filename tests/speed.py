@@ -10,8 +10,8 @@ ajbrock/BigGAN-PyTorch; VQGAN's is the package taming-transformers. Both run
 in one process on the cores that it may use, in float32, with networks of the
 same size (checked), and change their order every round. Printed are both
 clocks, of the wall and of the CPU; the ratio is theirs to ours: above 1 we are
-faster. Stop other work first: on Linux the memory that a stopped job gave back
-is noisy for a minute.
+faster. Freed memory is kept for both, as by our commands. Stop other work
+first: on Linux the memory that a stopped job gave back is noisy for a minute.
 
   stylegan2  64x64, config F's networks with channel_base 8192, batch 8; G, D,
              and at their intervals path length (4) and R1 (16); average of G
@@ -42,6 +42,7 @@ import torch.nn.functional as F
 
 from gans_jax.core import compilation
 from gans_jax.core import config as config_lib
+from gans_jax.core import host_memory
 from gans_jax.core import mesh as mesh_lib
 from gans_jax.core import state as state_lib
 from gans_jax.core import system as system_lib
@@ -310,6 +311,7 @@ def main() -> None:
   if args.system != 'vqgan' and not os.path.isdir(args.official):
     parser.error(f'--official={args.official!r} is no folder; give the '
                  'checkout of the official code.')
+  host_memory.keep_freed()  # As our commands do; theirs have it here too.
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   torch.manual_seed(0)
   with jax.set_mesh(mesh_lib.make(1, 1)):

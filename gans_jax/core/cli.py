@@ -11,6 +11,7 @@ import textwrap
 import traceback
 
 from gans_jax.core import errors
+from gans_jax.core import host_memory
 from gans_jax.core import logging as logging_lib
 
 DONE = 0
@@ -57,6 +58,7 @@ def paragraph(error: BaseException) -> str:
 
 def run(main: Callable[[list[str]], int | None]) -> None:
   """Runs a command's main and exits the process with its code."""
+  host_memory.keep_freed()
   sys.exit(call(main, sys.argv[1:]))
 
 
