@@ -251,6 +251,7 @@ def result(**more):
       memory=dict(argument=4 * gib, output=3 * gib, alias=3 * gib,
                   temp=6 * gib, generated_code=gib // 2),
       needed=int(10.5 * gib), available=int(15.75 * gib), fits=True,
+      effort=-1.0,
       flops=1.97e12, trace_s=1.0, compile_s=100.0,
       collectives={'all-reduce': dict(count=50, bytes=2**30)}), **more}
 
@@ -266,6 +267,8 @@ def test_table_of_what_fits():
   assert rows['fits:'].split()[1:4] == ['10.50', 'of', '15.75']
   assert '(67%)' in rows['fits:'] and '16 GiB of a chip' in rows['fits:']
   assert '10.0 ms at its bfloat16 peak' in text
+  assert 'in 100.0 s with effort -1 (full: ' in text
+  assert 'effort' not in topology.table(result(effort=0.0))
   assert 'fits: 4096 (15.00 GiB of a device); 8192 does not' in text
 
 
@@ -294,6 +297,7 @@ def test_the_compiler_of_tpus(tmp_path):
   assert process.returncode == cli.DONE, said
   found = json.loads(out.read_text())
   assert found['fits'] and found['device'] == 'TPU v5 lite'
+  assert found['effort'] == -1
   assert set(found['collectives']) == {'all-reduce'}
   assert found['memory']['argument'] >= sum(found['arguments'].values())
   assert found['largest']['batch_size'] > 2**14
