@@ -12,7 +12,8 @@ collectives are those of a pod, but the memory of a TPU is not known.
 The compiler is asked for its least effort, which tells memory in a small part
 of the time: BigGAN-128 on v5e:4x8 takes 4,734 MiB of temporaries by it, in 91
 seconds of a core, and 4,791 by full effort, in 13 minutes. What grows with
-effort is the program's own code, there from 67 to 296 MiB. JAX_EXEC_TIME_OPTIMIZATION_EFFORT=0 asks for all that a run gets.
+effort is the program's own code, there from 67 to 296 MiB.
+JAX_EXEC_TIME_OPTIMIZATION_EFFORT=0 asks for all that a run gets.
 """
 
 from collections.abc import Callable
