@@ -5,7 +5,7 @@ subgroup (98), deep (subgroup).
 
 Command: python -m gans_jax.main --config=experiments/biggan/emoji64.py:cpu \
     --workdir=runs/biggan_emoji64
-Hardware: one GPU; `cpu` is a small form for two cores. Not timed.
+Hardware: one GPU; `cpu` is a small form, 25 minutes of one core.
 Metric: fd3k_lite0, logged; it is not FID.
 """
 
