@@ -102,20 +102,6 @@ def parse(names: Sequence[str], num: int = 0, preset: str = '') -> Metrics:
                  SEAMS in names)
 
 
-def compared_with(system, dataset):
-  """Returns the data that the images of a system are compared with.
-
-  All images, even if `data.limit` leaves few of them to train on: so do the
-  papers on few images (Karras et al. 2020, arXiv:2006.06676, fig. 7c).
-  Reconstructions are compared with what they are of.
-
-  Args:
-    system: the System.
-    dataset: that it is trained on.
-  """
-  return dataset if sampler_lib.reconstructs(system) else dataset.whole
-
-
 def check(metrics: Sequence[str], system, spec, num: int = 0,
           preset: str = '') -> None:
   """Refuses metrics that do not exist or do not fit system or data.
@@ -123,7 +109,7 @@ def check(metrics: Sequence[str], system, spec, num: int = 0,
   Args:
     metrics: names.
     system: the System that is evaluated.
-    spec: facts of the data that it is compared with.
+    spec: facts of the data.
     num: replaces the number in the names, if positive.
     preset: see `parse`.
   """
@@ -241,7 +227,7 @@ class Evaluator:
     Args:
       config: the run's config.
       system: its System.
-      dataset: the data that it is trained on; see `compared_with`.
+      dataset: the real images.
       mesh: devices.
       metrics: names; the config's by default.
       num: replaces the number in the names, if positive.
@@ -260,10 +246,9 @@ class Evaluator:
     names = config.evaluate.metrics if metrics is None else metrics
     num = num or config.evaluate.num
     self.sampling, self._num = sampling or Sampling(), num
-    self._dataset = compared_with(system, dataset)
-    check(names, system, self._dataset.spec, num, preset)
+    check(names, system, dataset.spec, num, preset)
     _check_sampling(system, self.sampling)
-    self._config, self._system = config, system
+    self._config, self._system, self._dataset = config, system, dataset
     self._mesh = mesh
     self._batch_size = batch_size or config.evaluate.batch_size or 64
     self._weights = weights or {}
@@ -316,8 +301,7 @@ class Evaluator:
     found = {}
     for split in {p.split for p in self.metrics.sets} | {''}:
       dataset = self._dataset if split in ('', self._config.data.split) else (
-          compared_with(self._system, pipeline.open_dataset(
-              self._config.data, split)))
+          pipeline.open_dataset(self._config.data, split))
 
       def ordered(num, dataset=dataset):
         return pipeline.ordered_batches(
@@ -452,7 +436,7 @@ class Evaluator:
     start = time.perf_counter()
     data = self._config.data.copy_and_resolve_references()
     data.labels = self._attributes
-    dataset = compared_with(self._system, pipeline.open_dataset(data))
+    dataset = pipeline.open_dataset(data)
     rows, labels = self._labelled(dataset)
     num = len(rows)
     probe = attributes.fit(rows, labels, dataset.spec.num_classes)

@@ -74,7 +74,7 @@ def data_config(**values) -> ConfigDict:
       background=255,            # grey behind transparent pixels
       pairs=False,
       split='train',
-      limit=0,                   # train on a fixed random N; 0 = all
+      limit=0,                   # a fixed random subset of N; 0 = all
       flip=False,                # random left-right flips
       workers=0,                 # 0: threads in the process
       prefetch=2,
