@@ -102,6 +102,20 @@ def parse(names: Sequence[str], num: int = 0, preset: str = '') -> Metrics:
                  SEAMS in names)
 
 
+def compared_with(config, dataset):
+  """Returns the data that the images of a run are compared with.
+
+  With `evaluate.whole_data` those are all images, whatever `data.limit` leaves
+  to train on, as papers on few images have it (Karras et al. 2020,
+  arXiv:2006.06676, fig. 7c).
+
+  Args:
+    config: the run's config.
+    dataset: what it is trained on.
+  """
+  return dataset.whole if config.evaluate.whole_data else dataset
+
+
 def check(metrics: Sequence[str], system, spec, num: int = 0,
           preset: str = '') -> None:
   """Refuses metrics that do not exist or do not fit system or data.
@@ -109,7 +123,7 @@ def check(metrics: Sequence[str], system, spec, num: int = 0,
   Args:
     metrics: names.
     system: the System that is evaluated.
-    spec: facts of the data.
+    spec: facts of the data that it is compared with.
     num: replaces the number in the names, if positive.
     preset: see `parse`.
   """
@@ -227,7 +241,7 @@ class Evaluator:
     Args:
       config: the run's config.
       system: its System.
-      dataset: the real images.
+      dataset: the data that it is trained on; see `compared_with`.
       mesh: devices.
       metrics: names; the config's by default.
       num: replaces the number in the names, if positive.
@@ -246,9 +260,10 @@ class Evaluator:
     names = config.evaluate.metrics if metrics is None else metrics
     num = num or config.evaluate.num
     self.sampling, self._num = sampling or Sampling(), num
-    check(names, system, dataset.spec, num, preset)
+    self._dataset = compared_with(config, dataset)
+    check(names, system, self._dataset.spec, num, preset)
     _check_sampling(system, self.sampling)
-    self._config, self._system, self._dataset = config, system, dataset
+    self._config, self._system = config, system
     self._mesh = mesh
     self._batch_size = batch_size or config.evaluate.batch_size or 64
     self._weights = weights or {}
@@ -301,7 +316,8 @@ class Evaluator:
     found = {}
     for split in {p.split for p in self.metrics.sets} | {''}:
       dataset = self._dataset if split in ('', self._config.data.split) else (
-          pipeline.open_dataset(self._config.data, split))
+          compared_with(self._config, pipeline.open_dataset(
+              self._config.data, split)))
 
       def ordered(num, dataset=dataset):
         return pipeline.ordered_batches(
@@ -436,7 +452,7 @@ class Evaluator:
     start = time.perf_counter()
     data = self._config.data.copy_and_resolve_references()
     data.labels = self._attributes
-    dataset = pipeline.open_dataset(data)
+    dataset = compared_with(self._config, pipeline.open_dataset(data))
     rows, labels = self._labelled(dataset)
     num = len(rows)
     probe = attributes.fit(rows, labels, dataset.spec.num_classes)

@@ -65,8 +65,9 @@ def train(config: config_lib.ConfigDict, workdir: str,
     mesh_lib.check_batch(stage.batch_size, config.microbatches, mesh,
                          stage.resolution)
   if config.evaluate_every:
-    evaluator_lib.check(config.evaluate.metrics, system, spec,
-                        config.evaluate.num)
+    evaluator_lib.check(
+        config.evaluate.metrics, system,
+        evaluator_lib.compared_with(config, dataset).spec, config.evaluate.num)
   best = evaluator_lib.best_metric(config.evaluate.metrics,
                                    config.evaluate.num)
   alarms = alarms_lib.Alarms(config.alarms)

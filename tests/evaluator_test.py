@@ -134,6 +134,31 @@ def test_gan_test_recognises_what_was_asked_for(tmp_path):
     evaluator.check(('gantest24_lite0',), Tokenizer(), dataset.spec)
 
 
+@pytest.mark.parametrize('split', ['', '_train'])
+def test_whole_data_is_more_than_what_is_trained_on(split):
+  """FID of the ADA paper's small sets is that of the whole data set."""
+  config = config_lib.base('dcgan')
+  config_lib.assign(config, {'data.source': 'emoji:noto', 'data.limit': 12,
+                             'data.resolution': 16, 'data.labels': 'group',
+                             'evaluate.whole_data': True, 'total_steps': 1})
+  dataset = pipeline.open_dataset(config.data)
+  name = f'fd16_full{split}_lite0'
+  measure = evaluator.Evaluator(
+      config, Painter(), dataset, mesh_lib.make(1, 1), (name,), quiet=True)
+  real = measure.real_images()[split.strip('_')]
+  config.data.limit = 0
+  whole = pipeline.open_dataset(config.data)
+  assert len(dataset) == 12 and real.count == len(whole) > 3000
+  assert real.facts['identity'] == whole.spec.identity
+  images, valid = next(iter(real.stream(8)))
+  first, _ = next(pipeline.ordered_batches(whole, 64, 8, seed=0))
+  np.testing.assert_array_equal(images[valid], first['image'][:8])
+  config.evaluate.whole_data = False
+  with pytest.raises(errors.UserError, match='needs 16 real .* has 12'):
+    evaluator.Evaluator(config, Painter(), dataset, mesh_lib.make(1, 1),
+                        ('fd16_lite0',), quiet=True)
+
+
 def test_lines_are_json_of_any_reader(tmp_path):
   path = tmp_path / 'r.jsonl'
   for value in (1.5, math.inf, math.nan):

@@ -18,9 +18,9 @@ Command: python -m gans_jax.main \
     --config=experiments/stylegan2_ada/ffhq256.py:row=1k,augment=ada \
     --workdir=runs/ada_ffhq256
 Hardware: not timed. The authors: 25,000 kimg on 8 V100.
-Metric: fid50k_full, best snapshot (python -m gans_jax.evaluate --workdir=DIR
---metrics=fid50k_full --config.data.limit=0; the weights of Inception are
-yours to fetch). fd5k_lite0 is logged, and is not FID.
+Metric: fid50k_full against all 70,000, best snapshot (python -m
+gans_jax.evaluate --workdir=DIR --metrics=fid50k_full; the weights of Inception
+are yours to fetch). fd5k_lite0 is logged, and is not FID.
 """
 
 from gans_jax.augment import controller
@@ -57,6 +57,7 @@ def get_config(arg=''):
       'data.resolution': 256,
       'augment.kind': args.augment,
       'evaluate_every': 12_500,
+      'evaluate.whole_data': True,
       'checkpoint_every': 2500,
   })
   config_lib.check_choice(config, 'augment.kind', controller.KINDS)

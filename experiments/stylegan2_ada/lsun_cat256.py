@@ -47,6 +47,7 @@ def get_config(arg=''):
       'data.resolution': 256,
       'augment.kind': args.augment,
       'evaluate_every': 12_500,
+      'evaluate.whole_data': True,
       'checkpoint_every': 2500,
   })
   config_lib.check_choice(config, 'augment.kind', controller.KINDS)

@@ -49,7 +49,9 @@ def base(system: str, **model) -> ConfigDict:
       evaluate_every=0,
       keep=2,                    # latest checkpoints kept, beside the best
       sample=dict(rows=8, columns=8),
-      evaluate=dict(metrics=('fd5k_lite0',), num=0, batch_size=0),
+      # whole_data: against all images, also those that data.limit left out.
+      evaluate=dict(metrics=('fd5k_lite0',), num=0, batch_size=0,
+                    whole_data=False),
       alarms=dict(nan='stop', collapse='warn', window=20),
       compile=dict(cache=True, level=-1),  # level -1: by platform
   ))
@@ -100,7 +102,7 @@ DEBUG = {
     'data.channels': 3, 'data.labels': 'none', 'data.crop': 'center',
     'batch_size': 8, 'total_steps': 6, 'total_kimg': 0.0, 'log_every': 1,
     'sample_every': 3, 'checkpoint_every': 3, 'evaluate_every': 0,
-    'sample.rows': 2, 'sample.columns': 4,
+    'sample.rows': 2, 'sample.columns': 4, 'evaluate.whole_data': False,
 }
 
 

@@ -110,6 +110,13 @@ class Dataset:
             for key in self.spec.keys}
 
   @property
+  def whole(self) -> 'Dataset':
+    """The same data without a limit."""
+    if self._indices is None:
+      return self
+    return Dataset(self._source, self._skip_corrupt)
+
+  @property
   def in_memory(self) -> bool:
     """Whether reading an example is a copy, which threads do not speed up."""
     return getattr(self._source, 'in_memory', hasattr(self._source, 'take'))

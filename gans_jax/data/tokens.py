@@ -105,6 +105,12 @@ class TokenDataset:
     return self._images.skipped
 
   @property
+  def whole(self):
+    """The same data without a limit; if it has one, without tokens too."""
+    images = self._images.whole
+    return self if images is self._images else images
+
+  @property
   def in_memory(self) -> bool:
     return self._images.in_memory
 

@@ -321,6 +321,9 @@ def test_limit_is_a_fixed_random_subset():
   assert data.spec.identity != Numbers(100).spec.identity
   np.testing.assert_array_equal(data.take(np.arange(10))['label'], labels)
   assert pipeline.Dataset(Numbers(5), limit=10).spec == Numbers(5).spec
+  whole = data.whole
+  assert whole.spec == Numbers(100).spec and len(whole) == 100
+  assert whole.whole is whole
   with pytest.raises(IndexError):
     data[10]
 
