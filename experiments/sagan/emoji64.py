@@ -19,8 +19,9 @@ ROWS = {
 }
 
 CPU = {'model.ch_G': 8, 'model.ch_D': 8, 'batch_size': 32,
-       'total_steps': 2000, 'log_every': 20, 'sample_every': 200,
-       'checkpoint_every': 500, 'evaluate_every': 500,
+       'model.bn_decay': 0.99, 'model.bn_decay_out': 0.99, 'ema.decay': 0.995,
+       'total_steps': 5000, 'log_every': 20, 'sample_every': 500,
+       'checkpoint_every': 500, 'evaluate_every': 1000,
        'evaluate.metrics': ('fd1k_lite0',)}
 
 
@@ -33,6 +34,7 @@ def get_config(arg=''):
       'data.resolution': 64,
       'model.attention': '32',
       'batch_size': 64,
+      'model.bn_decay_out': 0.999,
       'total_steps': 50_000,
       'ema.decay': 0.999,
       'sample.rows': 9,

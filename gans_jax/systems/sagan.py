@@ -28,7 +28,11 @@ deviations 2, 4 and 7 hold here. Further ones:
 3. Batch normalization is over the global batch; the code's is over each of
    four towers (model.bn_scope='group:64').
 4. The code differentiates the singular vectors (nn/spectral_norm.py).
-5. Of table 1, the rows that replace attention by a residual block are not
+5. Running averages have the code's decay, of the last layer 0.9999: until some
+   30,000 steps images made with them are those of statistics that start at 0
+   and 1. Shorter runs lower model.bn_decay_out, or are sampled and measured
+   with --batch_norm=standing:16.
+6. Of table 1, the rows that replace attention by a residual block are not
    here: neither paper nor code says which block.
 """
 
@@ -51,9 +55,6 @@ from gans_jax.nn import spectral_norm
 from gans_jax.systems import sngan
 
 ConfigDict = config_dict.ConfigDict
-
-# Conditional and last batch normalization: weights of the old averages.
-MOMENTUM, MOMENTUM_OUT = 0.999, 0.9999
 
 # Table 1, FID / IS from memory.
 ATTENTION: dict[str, dict[str, Any]] = {
@@ -93,6 +94,8 @@ class Generator(nn.Module):
     num_classes: of conditional batch normalization; 0 without.
     rule: of spectral normalization; None for none.
     bn_scope: whose statistics, see `norm.BatchNorm`.
+    bn_decay: weights of the old running averages, of the conditional layers
+      and of the last one.
     dtype: of the computation; the image is float32.
   """
 
@@ -102,6 +105,7 @@ class Generator(nn.Module):
   num_classes: int = 0
   rule: spectral_norm.Rule | None = None
   bn_scope: str = 'global'
+  bn_decay: tuple[float, float] = (0.999, 0.9999)
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -111,10 +115,11 @@ class Generator(nn.Module):
     conv = functools.partial(spectral_norm.Conv, **layers)
     unconditional = functools.partial(gan_blocks.Unconditional,
                                       statistics=self.bn_scope)
-    conditional = functools.partial(unconditional, MOMENTUM)
+    decay, decay_out = self.bn_decay
+    conditional = functools.partial(unconditional, decay)
     if self.num_classes:
       conditional = functools.partial(
-          norm.ConditionalBatchNorm, self.num_classes, MOMENTUM,
+          norm.ConditionalBatchNorm, self.num_classes, decay,
           statistics=self.bn_scope)
     size, stem = self.plan.bottom, self.plan.stem
     x = spectral_norm.Dense(size * size * stem, name='dense', **layers)(z)
@@ -125,7 +130,7 @@ class Generator(nn.Module):
                             name=f'up_{size}')(x, labels, train)
       if size in self.attention:
         x = attention.SelfAttention(name=f'attention_{size}', **layers)(x)
-    x = unconditional(MOMENTUM_OUT, name='bn_out')(x, None, train)
+    x = unconditional(decay_out, name='bn_out')(x, None, train)
     x = conv(self.channels, 3, name='conv_out')(nn.relu(x))
     return jnp.tanh(x.astype(jnp.float32))
 
@@ -178,7 +183,9 @@ def default_config() -> ConfigDict:
   config.optimizer.G = optimizers.default_config('adam', 1e-4, **adam)
   config.optimizer.D = optimizers.default_config('adam', 4e-4, **adam)
   config.model.update(dict(ch_G=64, ch_D=64, spectral_norm='sagan',
-                           attention='64', spectral_G=True))
+                           attention='64', spectral_G=True,
+                           bn_decay=0.999,       # of running averages
+                           bn_decay_out=0.9999))  # of G's last layer's
   config.loss.update(dict(n_critic=1, generator_batches=1, dequantize=False))
   return config
 
@@ -217,6 +224,10 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> sngan.System:
   sngan.check(config, spec)
   config_lib.check_choice(config, 'model.conditioning', ('projection', 'none'))
   model, dtype = config.model, jnp.dtype(config.dtype)
+  for key in ('bn_decay', 'bn_decay_out'):
+    if not 0.0 <= model[key] < 1.0:
+      raise errors.UserError(
+          f'config.model.{key} is {model[key]}, must be in [0, 1).')
   classes = 0 if model.conditioning == 'none' else spec.num_classes
   plan = sngan.plan('sagan', spec.resolution, model.ch_G, model.ch_D,
                     model.layout)
@@ -233,7 +244,7 @@ def create(config: ConfigDict, spec: spec_lib.DataSpec) -> sngan.System:
   nets = {
       'G': Generator(plan, sizes, spec.channels, classes,
                      rule if model.spectral_G else None, model.bn_scope,
-                     dtype),
+                     (model.bn_decay, model.bn_decay_out), dtype),
       'D': Discriminator(plan, sizes, classes, rule, dtype),
   }
   return sngan.make(config, spec, nets, classes, rule)

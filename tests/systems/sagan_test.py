@@ -102,7 +102,33 @@ def test_attention_maps():
       atol=1e-5)
 
 
+def test_decay_of_running_averages():
+  """After one batch: (1 - decay) of its mean, and of its variance beside 1."""
+  z = jax.random.normal(jax.random.key(0), (8, 6))
+  labels = np.arange(8) % 3
+
+  def averages(**values):
+    net = make(**values).nets['G']
+    variables = net.init(jax.random.key(1), z, labels, True)
+    _, moved = net.apply(variables, z, labels, True, mutable=['batch_stats'])
+    return moved['batch_stats']
+
+  batch = averages(**{'model.bn_decay': 0.0, 'model.bn_decay_out': 0.0})
+  for values, first, last in (
+      ({}, 0.999, 0.9999),
+      ({'model.bn_decay': 0.75, 'model.bn_decay_out': 0.5}, 0.75, 0.5)):
+    for path, found in jax.tree_util.tree_leaves_with_path(averages(**values)):
+      name = jax.tree_util.keystr(path, simple=True, separator='/')
+      decay = last if name.startswith('bn_out') else first
+      start = 1.0 if name.endswith('var') else 0.0
+      [measured] = [x for p, x in jax.tree_util.tree_leaves_with_path(batch)
+                    if p == path]
+      np.testing.assert_allclose(
+          found, decay * start + (1 - decay) * measured, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize('values, words', [
+    ({'model.bn_decay_out': 1.0}, ['model.bn_decay_out', '[0, 1)']),
     ({'model.attention': '7'}, ['model.attention', '8', 'none']),
     ({'model.attention': '16'}, ['both networks', '8']),
     ({'model.ch_D': 4}, ['4 channels', 'none']),
