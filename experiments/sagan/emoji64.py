@@ -5,7 +5,7 @@ feat16_32, none, by the size of the maps that attend.
 
 Command: python -m gans_jax.main --config=experiments/sagan/emoji64.py:cpu \
     --workdir=runs/sagan_emoji64
-Hardware: one GPU; `cpu` is a small form for two cores. Not timed.
+Hardware: one GPU; `cpu` is a small form, 40 minutes of one core.
 Metric: fd3k_lite0, logged; it is not FID.
 """
 

@@ -78,7 +78,7 @@ def test_stabilization_rows():
 
 @pytest.mark.slow
 def test_eight_devices_train_as_one():
-  system = make(8, batch=16, **{'model.attention': 'none'})
+  system = make(16, batch=16)
   (one, logs), (eight, logs_8) = (
       class_conditional.program(system, n, 16).run() for n in (1, 8))
   for name, value in logs.items():
