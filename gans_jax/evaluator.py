@@ -157,6 +157,10 @@ def check(metrics: Sequence[str], system, spec, num: int = 0,
     raise errors.UserError(
         f'The metric {found.gan_tests[0].name!r} asks for images of each '
         'class, and this system takes no label.')
+  for protocol in found.sets:
+    check_size = measures.MEASURES[protocol.measure].check_size
+    if check_size is not None:
+      check_size(*spec.image_shape[:2])
   real = protocols.dataset_images(
       None, spec.num_examples, spec.identity, 'train', None)
   protocols.check([p for p in found.sets if not p.split], {'': real})

@@ -15,6 +15,7 @@ from gans_jax.core import errors
 from gans_jax.core import mesh as mesh_lib
 from gans_jax.core import rng
 from gans_jax.data import pipeline
+from gans_jax.data import spec as spec_lib
 
 
 def test_names_are_sorted_by_kind():
@@ -132,6 +133,20 @@ def test_gan_test_recognises_what_was_asked_for(tmp_path):
     assert result['real']['count'] == 60 and result['fake']['count'] == 24
   with pytest.raises(errors.UserError, match='takes no label'):
     evaluator.check(('gantest24_lite0',), Tokenizer(), dataset.spec)
+
+
+@pytest.mark.parametrize('name, words', [
+    ('swd16', 'halved down to 16 pixels, and 8 x 24'),
+    ('msssim16', 'multiples of 16; found 8 x 24')])
+def test_images_of_a_size_that_a_metric_cannot_take(name, words):
+  spec = spec_lib.image_spec(resolution=24, channels=3, num_classes=0,
+                             num_examples=100, facts={}, size=(24, 8))
+  with pytest.raises(errors.UserError, match=words):
+    evaluator.check((name,), Tokenizer(), spec)
+  evaluator.check(('fd16_lite0',), Tokenizer(), spec)
+  evaluator.check((name,), Tokenizer(), spec_lib.image_spec(
+      resolution=64, channels=3, num_classes=0, num_examples=100, facts={},
+      size=(32, 64)))
 
 
 @pytest.mark.parametrize('split', ['', '_train'])

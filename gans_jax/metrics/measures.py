@@ -39,6 +39,7 @@ class Measure:
     better: 'min' or 'max', which way the first value improves.
     least: images that it needs.
     even: it needs as many real images as generated ones.
+    check_size: refuses a height and width of images, where not all will do.
   """
 
   title: str
@@ -48,6 +49,7 @@ class Measure:
   better: str = 'min'
   least: int = 2
   even: bool = False
+  check_size: Callable[[int, int], None] | None = None
 
 
 def kept_gaussian(gaussian: frechet.Gaussian) -> Kept:
@@ -182,7 +184,7 @@ MEASURES = {
         _inception_score_infinity, better='max', least=5014),
     'swd': Measure(
         'sliced Wasserstein distance x 1000 of patches', _sliced, _rows,
-        distance=True, least=1, even=True),
+        distance=True, least=1, even=True, check_size=swd.check_size),
     'msssim': Measure(
-        'mean MS-SSIM of pairs', _similarity),
+        'mean MS-SSIM of pairs', _similarity, check_size=ms_ssim.check_size),
 }

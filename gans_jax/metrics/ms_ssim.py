@@ -20,6 +20,14 @@ _MULTIPLE = 2**(len(_WEIGHTS) - 1)
 _PAIRS = 16  # In float64 at a time.
 
 
+def check_size(height: int, width: int) -> None:
+  """Refuses images that cannot be halved four times (UserError)."""
+  if height % _MULTIPLE or width % _MULTIPLE:
+    raise errors.UserError(
+        f'MS-SSIM halves images four times, so that their sides must be '
+        f'multiples of {_MULTIPLE}; found {height} x {width}.')
+
+
 def ms_ssim(a: np.ndarray, b: np.ndarray, peak: float = 255.0) -> np.ndarray:
   """MS-SSIM of each pair, in [0, 1], float64 [n].
 
@@ -32,10 +40,7 @@ def ms_ssim(a: np.ndarray, b: np.ndarray, peak: float = 255.0) -> np.ndarray:
     UserError: other shapes, or a value that is not finite.
   """
   a, b = image_pairs.checked('MS-SSIM', a, b)
-  if a.shape[1] % _MULTIPLE or a.shape[2] % _MULTIPLE:
-    raise errors.UserError(
-        f'MS-SSIM halves images four times, so that their sides must be '
-        f'multiples of {_MULTIPLE}; found {a.shape[1]} x {a.shape[2]}.')
+  check_size(*a.shape[1:3])
   value = np.ones(len(a))
   # A negative factor has no such power.
   for weight in _WEIGHTS[:-1]:

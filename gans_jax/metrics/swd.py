@@ -144,6 +144,11 @@ def sliced_distance(a: np.ndarray, b: np.ndarray, seed,
   return float(total / directions)
 
 
+def check_size(height: int, width: int) -> None:
+  """Refuses images that cannot be halved down to 16 pixels (UserError)."""
+  _heights(height, width)
+
+
 def _heights(height: int, width: int) -> list[int]:
   halvings = max((min(height, width) // _COARSEST).bit_length() - 1, 0)
   if (min(height, width) != _COARSEST << halvings or

@@ -139,16 +139,18 @@ def test_systems(tmp_path):
 @pytest.mark.slow
 def test_training(tmp_path):
   """Through the command: metrics, samples, a grid."""
-  fill(tmp_path / 'in', (16, 8), 24)
+  fill(tmp_path / 'in', (32, 16), 24)
   path = tmp_path / 'run'
   assert runs.train(
       f'{runs.ROOT}/experiments/stylegan2/emoji64.py:debug', path,
       f'--config.data.source=folder:{tmp_path / "in"}', '--config.data.limit=0',
-      '--config.data.resolution=16', '--config.data.aspect=2:1',
+      '--config.data.resolution=32', '--config.data.aspect=2:1',
       '--config.data.flip=true', '--config.mesh.data=1',
       "--config.evaluate.metrics=('swd16',)", '--config.evaluate.num=16',
       '--config.evaluate_every=6') == cli.DONE
-  assert '8 x 16 x 3' in (path / 'log.txt').read_text()
-  assert runs.generator(path)([0, 1]).shape == (2, 8, 16, 3)
+  assert '16 x 32 x 3' in (path / 'log.txt').read_text()
+  assert runs.generator(path)([0, 1]).shape == (2, 16, 32, 3)
   grid = Image.open(path / 'samples' / 'live_00000006.png')
-  assert grid.size == (4 * 18 + 2, 2 * 10 + 2)
+  # Grids of small images are enlarged by a whole number.
+  factor, rest = divmod(grid.width, 4 * 34 + 2)
+  assert not rest and factor and grid.height == factor * (2 * 18 + 2)
