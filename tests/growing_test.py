@@ -113,7 +113,7 @@ def test_results_tell_the_images_of_all_stages(config):
   dataset = pipeline.open_dataset(config.data)
   evaluator = evaluator_lib.Evaluator(
       config, system_lib.create(config, dataset.spec), dataset,
-      mesh_lib.make(1, 1), metrics=('swd16',), num=16)
+      mesh_lib.make(1, 1), metrics=('fd16_lite0',), num=16)
   for step, images in ((0, 0), (2, 16), (4, 24), (7, 36)):
     assert evaluator.facts(step, 'ema')['images_seen'] == images
 
